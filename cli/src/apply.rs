@@ -23,10 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Applies the resources in the files. All files are read before anything is changed.
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
-    let mut resources = Vec::new();
-    for file in &args.files {
-        resources.extend(manifest::read(file)?);
-    }
+    let resources = manifest::read_all(&args.files)?;
     let is_model = |read: &ResourceDocument| matches!(read.resource, Resource::Model(_));
     let affects_classifier = !resources.iter().all(is_model);
     for batch in batches(resources) {

@@ -19,15 +19,13 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     if let Some(kind) = args.kind {
         targets.extend(args.names.into_iter().map(|name| (kind, name)));
     }
-    for file in &args.files {
-        for manifest::ResourceDocument { resource, .. } in manifest::read(file)? {
-            let kind = match &resource {
-                Resource::Model(_) => DeletableKind::Model,
-                Resource::Task(_) => DeletableKind::Task,
-                Resource::Router(_) => DeletableKind::Router,
-            };
-            targets.push((kind, resource.name().to_owned()));
-        }
+    for manifest::ResourceDocument { resource, .. } in manifest::read_all(&args.files)? {
+        let kind = match &resource {
+            Resource::Model(_) => DeletableKind::Model,
+            Resource::Task(_) => DeletableKind::Task,
+            Resource::Router(_) => DeletableKind::Router,
+        };
+        targets.push((kind, resource.name().to_owned()));
     }
     let mut missing = None;
     // In order: a model is deleted before the artifact that it uses.

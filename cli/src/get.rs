@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::args::{GetArgs, ListableKind, OutputFormat};
 use crate::client::{FleetClient, ListResponse, print_notes};
 use crate::output;
-use crate::resource_text::{abstain_rule, device_memory, disk, node_state};
+use crate::resource_text::{abstain_rule, device_memory, disk, node_state, shortened_list};
 
 /// Length at which digests are cut off.
 const SHORT_DIGEST: usize = 12;
@@ -133,7 +133,7 @@ fn artifacts(artifacts: &[ArtifactResource]) -> String {
             artifact.size.to_string(),
             artifact.files.to_string(),
             artifact.digest[..SHORT_DIGEST].to_owned(),
-            artifact.models.join(", "),
+            shortened_list(&artifact.models),
         ]
     });
     output::table(&["ARTIFACT", "SIZE", "FILES", "DIGEST", "MODELS"], rows)
@@ -214,7 +214,7 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
             disk(node),
             node.spec.cores.to_string(),
             active.to_string(),
-            models.join(", "),
+            shortened_list(&models),
         ];
         if has_devices {
             let device = device_memory(node).unwrap_or_else(|| "-".into());
@@ -245,7 +245,7 @@ fn models(models: &[ModelResource]) -> String {
             status.phase.clone(),
             format!("{}/{}", status.ready, spec.replicas),
             spec.engine.to_string(),
-            nodes.join(", "),
+            shortened_list(&nodes),
             note.unwrap_or_else(|| spec.description.clone()),
         ]
     });
@@ -305,6 +305,14 @@ mod tests {
             "status": {"phase": "Ready", "models": [model("a", !device.is_null()), model("b", false)]},
         });
         serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn a_long_list_of_names_is_cut_off_with_the_number_of_the_others() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        assert_eq!(shortened_list(&names), "a, b, c, d, e, f + 2 more");
+        assert_eq!(shortened_list(&names[..6]), "a, b, c, d, e, f");
+        assert_eq!(shortened_list(&names[..0]), "");
     }
 
     #[test]

@@ -18,6 +18,26 @@ pub(crate) struct ResourceDocument {
     pub(crate) document: Value,
 }
 
+/// Reads the resources of several files, in order; see [`read`].
+///
+/// # Errors
+/// Those of [`read`], and an error if there are files and none has a resource.
+pub(crate) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Vec<ResourceDocument>> {
+    let mut resources = Vec::new();
+    for path in paths {
+        resources.extend(read(path)?);
+    }
+    if resources.is_empty() && !paths.is_empty() {
+        let names = paths.iter().map(|path| match path.to_str() {
+            Some("-") => "standard input".to_owned(),
+            _ => path.display().to_string(),
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        bail!("there are no resources in {names}");
+    }
+    Ok(resources)
+}
+
 /// Reads resources from a file, from the `*.yaml`, `*.yml` and `*.json` files of a folder, or from
 /// standard input (`-`).
 ///

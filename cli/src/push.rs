@@ -18,12 +18,12 @@ use crate::resource_text::counted;
 /// Uploads the files that the fleet does not have yet, then creates or changes the artifact.
 pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
+    let folder = args.path.display().to_string();
+    let local_files = model_files(&args.path).with_context(|| format!("cannot read {folder}"))?;
     let name = match args.name {
         Some(name) => name,
         None => default_name(&args.path)?,
     };
-    let folder = args.path.display().to_string();
-    let local_files = model_files(&args.path).with_context(|| format!("cannot read {folder}"))?;
     check(&args.path, &local_files)?;
     let mut files = Vec::new();
     for (path, file) in &local_files {
@@ -69,6 +69,9 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
 
 /// The files of a model with their paths in it: those of a folder, or all parts of a GGUF file.
 fn model_files(path: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    if !path.try_exists()? {
+        bail!("it does not exist; give a Hugging Face folder or a GGUF file");
+    }
     if path.is_dir() {
         return Ok(walk(path)?);
     }
@@ -136,6 +139,8 @@ mod tests {
     #[test]
     fn files_that_cannot_be_a_model_are_refused_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
+        let error = push_check(&dir.path().join("absent")).unwrap_err();
+        assert!(error.to_string().contains("does not exist"), "{error}");
         std::fs::write(dir.path().join("notes.txt"), "no model").unwrap();
         let error = push_check(dir.path()).unwrap_err().to_string();
         assert!(

@@ -59,6 +59,20 @@ pub(crate) fn abstain_rule(rule: AbstainRule) -> String {
     }
 }
 
+/// The most names that a cell of a table shows.
+const MAX_LISTED_NAMES: usize = 6;
+
+/// Returns the first names, separated by commas, and the number of the others.
+pub(crate) fn shortened_list<T: AsRef<str>>(names: &[T]) -> String {
+    let listed = &names[..names.len().min(MAX_LISTED_NAMES)];
+    let listed: Vec<&str> = listed.iter().map(AsRef::as_ref).collect();
+    let text = listed.join(", ");
+    match names.len() - listed.len() {
+        0 => text,
+        others => format!("{text} + {others} more"),
+    }
+}
+
 /// Returns a number with its noun, such as `1 node` or `2 nodes`.
 pub(crate) fn counted(count: usize, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };

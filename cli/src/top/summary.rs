@@ -70,7 +70,10 @@ pub(super) fn metrics(state: &LiveState) -> Vec<Field> {
     let ready_nodes = state.nodes.values().filter(|n| n.status.phase == "Ready");
     let ready_nodes = ready_nodes.count() as u64;
     let models = state.models.values();
-    let ready_models = models.clone().filter(|m| m.status.ready > 0).count();
+    // As many replicas as the model should have answer; one that sleeps has what it should.
+    let is_ready = |phase: &str| ["Ready", "Updating", "Asleep"].contains(&phase);
+    let ready_models = models.clone().filter(|m| is_ready(&m.status.phase));
+    let ready_models = ready_models.count();
     let failed = models.filter(|m| m.status.phase == "Failed").count();
     let failures = match failed {
         0 => String::new(),
@@ -188,6 +191,24 @@ mod tests {
     fn value(state: &LiveState, name: &str) -> Option<String> {
         let mut fields = metrics(state).into_iter();
         fields.find(|f| f.name == name).map(|f| f.value)
+    }
+
+    #[test]
+    fn models_are_ready_when_all_their_replicas_answer_or_they_sleep() {
+        let mut state = fixtures::busy();
+        for (phase, expected) in [
+            ("Ready", "1 of 2 ready, 1 failed"),
+            ("Updating", "1 of 2 ready, 1 failed"),
+            ("Asleep", "1 of 2 ready, 1 failed"),
+            ("Partial", "0 of 2 ready, 1 failed"),
+        ] {
+            let model = state
+                .models
+                .values_mut()
+                .find(|m| m.status.phase != "Failed");
+            model.unwrap().status.phase = phase.into();
+            assert_eq!(value(&state, "models").unwrap(), expected, "{phase}");
+        }
     }
 
     #[test]

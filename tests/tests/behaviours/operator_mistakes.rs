@@ -113,6 +113,44 @@ async fn command_names_why_what_it_talks_to_is_no_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn second_controller_on_the_same_data_directory_is_refused() {
+    let cluster = Cluster::builder().mode(Mode::Processes).start().await;
+    let args = [
+        "controller",
+        "--http",
+        "127.0.0.1:0",
+        "--link",
+        "127.0.0.1:0",
+    ];
+    // Its store is another one, as etcd is, and does not tell the two apart.
+    let dirs = ["--store", "embedded:other", "--data-dir", "files"];
+    let output = fail(&cluster, &[&args[..], &dirs].concat(), 1);
+    assert!(
+        output.contains("files is in use by another process"),
+        "{output}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_name_nothing_to_apply_are_an_error() {
+    let cluster = Cluster::builder().mode(Mode::Processes).start().await;
+    let url = cluster.url();
+    for (content, cause) in [
+        ("", "there are no resources in m.yaml"),
+        ("---\n# nothing\n", "there are no resources in m.yaml"),
+        ("kind: Fleet\n", "flotilla restore"),
+    ] {
+        std::fs::write(cluster.dir().join("m.yaml"), content).unwrap();
+        for command in ["apply", "delete"] {
+            let output = fail(&cluster, &[command, "-f", "m.yaml", "--url", &url], 1);
+            assert!(output.contains(cause), "{command}: {output}");
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refused_node_is_noted_where_nodes_are_concerned_and_nowhere_else() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
