@@ -100,7 +100,8 @@ impl Agent {
             drain_timeout: config.drain_timeout,
             metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
-        let runners = RunnerEngine::new(config.runner, inventory::cores() as usize);
+        let runners = RunnerEngine::new(config.runner, inventory::cores() as usize)
+            .with_device_memory(node.memory().device.is_some());
         let engines = Engines::new(runners, config.simulated_slowdown)?;
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();

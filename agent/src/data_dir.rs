@@ -109,6 +109,7 @@ impl SentModel {
             revision: self.revision,
             model,
             files: self.files.clone(),
+            is_held: false,
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
 use crate::data_dir::{DataDir, DataDirError, NodeDesiredState, SentModel};
-use crate::models::DesiredModels;
+use crate::models::{DesiredModel, DesiredModels};
 
 /// For how long models are kept that the first desired states of an epoch do not name: the store was put back
 /// or restored, and the leader may not have assigned what it found there.
@@ -220,12 +220,22 @@ fn read_models(state: &NodeDesiredState, before: DesiredModels, holds: bool) -> 
         let is_unreadable = sent.resource.is_some() && model.model.is_none();
         let mut before = before.iter().filter(|_| is_unreadable);
         let before = before.find(|before| before.name == model.name);
-        before.cloned().unwrap_or(model)
+        let before = before.cloned().map(|before| DesiredModel {
+            is_held: false,
+            ..before
+        });
+        before.unwrap_or(model)
     });
     let mut models: Vec<_> = models.collect();
     if holds {
         let is_named = |name: &ModelName| models.iter().any(|model| model.name == *name);
-        let held: Vec<_> = before.into_iter().filter(|m| !is_named(&m.name)).collect();
+        let held = before.into_iter().filter(|held| !is_named(&held.name));
+        let held: Vec<_> = held
+            .map(|model| DesiredModel {
+                is_held: true,
+                ..model
+            })
+            .collect();
         models.extend(held);
     }
     Some(models)
@@ -323,6 +333,13 @@ mod tests {
         assert_eq!(names(&models), ["m"]);
         receiver.receive(message("f", 1, 4, "other")).await.unwrap();
         assert_eq!(names(&models), ["other", "m"]);
+        let held: Vec<_> = models
+            .borrow()
+            .iter()
+            .flatten()
+            .map(|m| m.is_held)
+            .collect();
+        assert_eq!(held, [false, true]);
         release(&receiver.current, &receiver.models, 0).await;
         assert_eq!(names(&models), ["other", "m"], "of an earlier epoch");
         release(&receiver.current, &receiver.models, 1).await;

@@ -15,6 +15,8 @@ pub struct DesiredModel {
     pub model: Option<Model>,
     /// The model's files, if controllers deliver them. `None` if the spec names a path on the node.
     pub files: Option<Manifest>,
+    /// Whether the desired state does not name it, and it is kept for a while only.
+    pub is_held: bool,
 }
 
 /// The models that this node should run. `None`: not known yet.

@@ -44,6 +44,8 @@ pub(super) struct ModelInstance {
     pub(super) counters: Arc<LiveCounters>,
     /// When its process ended by itself.
     pub(super) restarts: Restarts,
+    /// The memory that its process was charged last. `None` until it was measured.
+    pub(super) measured: Option<Bytes>,
 }
 
 /// What an instance is to its model.
@@ -242,7 +244,7 @@ impl InstancePhase {
                 },
             ) => Self::restart(error.into(), restart_after),
             (
-                Self::Checking | Self::Loading { .. },
+                Self::Checking | Self::Checked { .. } | Self::Fetching | Self::Loading { .. },
                 InstanceEvent::RestartFailed {
                     error,
                     restart_after,
@@ -351,8 +353,16 @@ impl InstancePhase {
 }
 
 impl ModelInstance {
-    /// Applies an event and returns the actions that follow.
-    pub(super) fn apply(&mut self, event: InstanceEvent) -> Vec<InstanceAction> {
+    /// Applies an event and returns the actions that follow. Once its memory was measured, the instance is started
+    /// again with that rather than with the estimate.
+    pub(super) fn apply(&mut self, mut event: InstanceEvent) -> Vec<InstanceAction> {
+        match &mut event {
+            InstanceEvent::MemoryMeasured(memory) => self.measured = Some(*memory),
+            InstanceEvent::Checked(CheckResult::Loadable { needed, .. }) => {
+                *needed = self.measured.unwrap_or(*needed);
+            }
+            _ => {}
+        }
         let (phase, actions) = self.phase.clone().step(event);
         self.phase = phase;
         actions

@@ -22,7 +22,7 @@ use super::instance::{
     RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
-use super::memory_budget::{MemoryBudget, MemoryDecision, NodeMemory};
+use super::memory_budget::{InstanceMemory, MemoryBudget, MemoryDecision, NodeMemory};
 use super::memory_usage::charged_memory;
 use super::reconcile::{ReconcileStep, next_step};
 use super::restarts::Restarts;
@@ -54,6 +54,8 @@ pub(crate) struct ModelManager {
     statuses: ModelStatuses,
     instances: BTreeMap<InstanceId, ModelInstance>,
     last_id: InstanceId,
+    /// The models that are kept for a while only.
+    held: BTreeSet<ModelName>,
     /// Whether the files to keep may differ from those that were last set.
     files_changed: bool,
     tasks: InstanceTasks,
@@ -76,6 +78,7 @@ impl ModelManager {
             statuses,
             instances: BTreeMap::new(),
             last_id: InstanceId(0),
+            held: BTreeSet::new(),
             files_changed: false,
         }
     }
@@ -157,6 +160,8 @@ impl ModelManager {
 
     /// Starts what is missing and stops what is not desired.
     fn reconcile(&mut self, desired: &[DesiredModel]) {
+        let held = desired.iter().filter(|desired| desired.is_held);
+        self.held = held.map(|desired| desired.name.clone()).collect();
         let models = self.instances.values().map(|instance| &instance.model);
         // Models on the node come first: they may leave and free memory for new ones.
         let present: BTreeSet<ModelName> = models.cloned().collect();
@@ -222,11 +227,15 @@ impl ModelManager {
     ) {
         let instance = self.instances.get(&id);
         let on_device = instance.is_some_and(|instance| instance.on_device);
-        let budget = MemoryBudget::new(
-            self.memory,
-            on_device,
-            self.instances.values().map(ModelInstance::memory),
-        );
+        let memory = |instance: &ModelInstance| {
+            let memory = instance.memory();
+            InstanceMemory {
+                // What a held model takes will be free soon, unless it is desired after all.
+                is_leaving: memory.is_leaving || self.held.contains(&instance.model),
+                ..memory
+            }
+        };
+        let budget = MemoryBudget::new(self.memory, on_device, self.instances.values().map(memory));
         let replaceable = match role {
             InstanceRole::Next => self
                 .instance(model, InstanceRole::Current)
@@ -243,7 +252,7 @@ impl ModelManager {
                     true => InstanceError::DeviceMemory { needed, free },
                     false => InstanceError::Memory { needed, free },
                 };
-                self.apply(id, InstanceEvent::StartFailed(error));
+                self.handle(id, InstanceEvent::StartFailed(error));
             }
         }
     }
@@ -263,6 +272,7 @@ impl ModelManager {
             phase: InstancePhase::Waiting,
             counters: Arc::default(),
             restarts: Restarts::default(),
+            measured: None,
         };
         self.instances.insert(id, instance);
         self.files_changed = true;

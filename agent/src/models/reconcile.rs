@@ -82,6 +82,7 @@ mod tests {
             phase,
             counters: Default::default(),
             restarts: Default::default(),
+            measured: None,
         }
     }
 
@@ -106,6 +107,7 @@ mod tests {
             revision: ModelRevision(revision),
             model: Some(Model::new(name(), ModelSpec::default())),
             files: None,
+            is_held: false,
         }
     }
 

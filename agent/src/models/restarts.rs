@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::InstanceError;
 use super::instance::{CheckResult, InstanceEvent};
 
 /// The first wait before a restart; each further one is longer by [`FACTOR`].
@@ -20,8 +21,8 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Records an event at the time `now`, and returns it with the decision when the instance is started again, if
-    /// its process has ended or its restart has failed.
+    /// Records an event at the time `now`, and returns it with the decision when the instance is started again,
+    /// if its process has ended or its restart has failed.
     pub(super) fn decide(&mut self, event: InstanceEvent, now: Instant) -> InstanceEvent {
         let is_restart = !self.ends.is_empty();
         match event {
@@ -29,17 +30,22 @@ impl Restarts {
                 error,
                 restart_after: self.record_end(now),
             },
-            InstanceEvent::Loaded(Err(error)) if is_restart => InstanceEvent::RestartFailed {
-                error: error.into(),
-                restart_after: self.record_end(now),
-            },
-            InstanceEvent::Checked(CheckResult::Unusable(error)) if is_restart => {
-                InstanceEvent::RestartFailed {
-                    error,
-                    restart_after: self.record_end(now),
-                }
+            InstanceEvent::Loaded(Err(error)) if is_restart => self.restart_failed(error, now),
+            InstanceEvent::Fetched(Err(error)) if is_restart => self.restart_failed(error, now),
+            InstanceEvent::Checked(CheckResult::Unusable(error))
+            | InstanceEvent::StartFailed(error)
+                if is_restart =>
+            {
+                self.restart_failed(error, now)
             }
             event => event,
+        }
+    }
+
+    fn restart_failed(&mut self, error: impl Into<InstanceError>, now: Instant) -> InstanceEvent {
+        InstanceEvent::RestartFailed {
+            error: error.into(),
+            restart_after: self.record_end(now),
         }
     }
 
@@ -57,6 +63,7 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifacts::ArtifactError;
     use flotilla_engine::LoadError;
 
     #[test]
@@ -85,15 +92,27 @@ mod tests {
     #[test]
     fn only_a_restart_that_fails_is_tried_again() {
         let now = Instant::now();
-        let failed = || InstanceEvent::Loaded(Err(LoadError::Engine("no memory".into())));
-        let mut restarts = Restarts::default();
-        let first = restarts.decide(failed(), now);
-        assert!(matches!(first, InstanceEvent::Loaded(Err(_))));
-        restarts.record_end(now);
-        let InstanceEvent::RestartFailed { restart_after, .. } = restarts.decide(failed(), now)
-        else {
-            panic!("the load of a restart has failed");
+        let failures = || {
+            let error = || LoadError::Engine("no memory".into());
+            [
+                InstanceEvent::Loaded(Err(error())),
+                InstanceEvent::Checked(CheckResult::Unusable(error().into())),
+                InstanceEvent::StartFailed(error().into()),
+                InstanceEvent::Fetched(Err(ArtifactError::NotOnControllers("w".into()))),
+            ]
         };
-        assert_eq!(restart_after, Some(Duration::from_secs(4)));
+        for failed in failures() {
+            let first = Restarts::default().decide(failed, now);
+            assert!(!matches!(first, InstanceEvent::RestartFailed { .. }));
+        }
+        for failed in failures() {
+            let mut restarts = Restarts::default();
+            restarts.record_end(now);
+            let InstanceEvent::RestartFailed { restart_after, .. } = restarts.decide(failed, now)
+            else {
+                panic!("a restart has failed");
+            };
+            assert_eq!(restart_after, Some(Duration::from_secs(4)));
+        }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
-use flotilla_core::spec::Model;
+use flotilla_core::spec::{Model, ModelSpec};
 use flotilla_engine::runner::MAX_MESSAGE;
 use flotilla_engine::{
     EndCause, Engine, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
@@ -47,6 +47,8 @@ pub struct RunnerEngine {
     command: RunnerCommand,
     /// The number of threads that a runner computes with.
     threads: usize,
+    /// Whether the node's accelerator has memory of its own.
+    has_device_memory: bool,
     /// One permit for each load that may run at once.
     loads: Semaphore,
     /// Estimates what a model will take; it loads nothing here.
@@ -60,15 +62,25 @@ impl RunnerEngine {
         Self {
             command,
             threads,
+            has_device_memory: false,
             loads: Semaphore::new(LOADS_AT_ONCE),
             estimator: MistralEngine::default(),
+        }
+    }
+
+    /// Sets whether the node's accelerator has memory of its own.
+    #[must_use]
+    pub fn with_device_memory(self, has_device_memory: bool) -> Self {
+        Self {
+            has_device_memory,
+            ..self
         }
     }
 
     async fn start_runner(&self, model: &Model) -> Result<StartedRunner, ProcessEnd> {
         let settings = RunnerSettings {
             model: model.name().to_string(),
-            memory_limit: model.spec.runner_memory_limit(),
+            memory_limit: memory_limit(&model.spec, self.has_device_memory),
             threads: self.threads,
         };
         let not_started = |error: &dyn std::fmt::Display| ProcessEnd {
@@ -86,6 +98,13 @@ impl RunnerEngine {
         });
         Ok(StartedRunner { process, channel })
     }
+}
+
+/// Returns the limit of the node's memory for the runner of a model. `spec.memory` says nothing about it where the
+/// model takes the memory of an accelerator.
+fn memory_limit(spec: &ModelSpec, has_device_memory: bool) -> Option<Bytes> {
+    let is_on_device = has_device_memory && spec.uses_accelerator();
+    spec.runner_memory_limit().filter(|_| !is_on_device)
 }
 
 /// A runner without a model.
@@ -173,5 +192,28 @@ impl Engine for RunnerEngine {
             client,
             description,
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::spec::{Accelerator, EngineKind};
+
+    #[test]
+    fn memory_of_an_accelerator_is_no_limit_of_the_nodes_memory() {
+        let memory = Some(Bytes(5));
+        let limit = |accelerator, has_device_memory| {
+            let spec = ModelSpec {
+                engine: EngineKind::Mistral,
+                memory,
+                accelerator,
+                ..ModelSpec::default()
+            };
+            memory_limit(&spec, has_device_memory)
+        };
+        assert_eq!(limit(None, true), None);
+        assert_eq!(limit(None, false), memory);
+        assert_eq!(limit(Some(Accelerator::Cpu), true), memory);
     }
 }

@@ -13,7 +13,7 @@ use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, Run
 use flotilla_controller::admin::DesiredStateWriter;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
-use flotilla_core::{Bytes, NodeName};
+use flotilla_core::{Bytes, NodeName, StoreRevision};
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::UpArgs;
@@ -69,10 +69,11 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         let progress = Progress::new(&fleet, args.nodes);
         // Models applied before all nodes have joined would all be placed on the first node.
         progress.wait_until(all_nodes_ready).await;
-        apply_models(&desired_state, &models).await?;
+        let mut revision = apply_models(&desired_state, &models).await?;
         for resource in &further {
-            desired_state.apply(resource).await?;
+            revision = revision.max(desired_state.apply(resource).await?.revision);
         }
+        progress.wait_for_revision(revision).await;
         progress.wait_until(all_models_settled).await;
         progress.finish();
         summary::print(&fleet, http, args.link, &data_dir, start.elapsed());
@@ -179,23 +180,26 @@ fn read_resources(paths: &[PathBuf]) -> anyhow::Result<Vec<Resource>> {
 }
 
 /// Applies all resources at the first start. Later starts apply only the models that still exist,
-/// since the path of their files can have changed.
+/// since the path of their files can have changed. Returns the store revision that holds what was applied.
 async fn apply_models(
     desired_state: &DesiredStateWriter,
     resources: &[Resource],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<StoreRevision> {
     let is_first_start = !desired_state.has_marker(APPLIED_MARKER).await?;
+    let mut revision = StoreRevision::default();
     for resource in resources {
-        match resource {
-            _ if is_first_start => drop(desired_state.apply(resource).await?),
+        let applied = match resource {
+            _ if is_first_start => Some(desired_state.apply(resource).await?),
             Resource::Model(model) => desired_state.apply_if_exists(model).await?,
-            Resource::Task(_) | Resource::Router(_) => {}
-        }
+            Resource::Task(_) | Resource::Router(_) => None,
+        };
+        revision = revision.max(applied.map(|applied| applied.revision).unwrap_or_default());
     }
     desired_state
         .set_marker(APPLIED_MARKER)
         .await
-        .context("cannot write to the store")
+        .context("cannot write to the store")?;
+    Ok(revision)
 }
 
 /// Returns an equal share of the memory that a single agent would use for models.

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use flotilla_controller::fleet::{FleetHandle, FleetView, NodePhase};
+use flotilla_core::StoreRevision;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Maximum time to wait for the nodes, and then for the models, before the summary is printed.
@@ -53,6 +54,12 @@ impl<'a> Progress<'a> {
     /// Removes the line.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Waits until the fleet's view contains the store's changes up to `revision`, at most for [`START_TIMEOUT`].
+    pub(super) async fn wait_for_revision(&self, revision: StoreRevision) {
+        let wait = self.fleet.wait_for_revision(revision);
+        let _: Result<(), _> = tokio::time::timeout(START_TIMEOUT, wait).await;
     }
 
     /// Waits until `is_settled` accepts the fleet and the number of nodes, at most for

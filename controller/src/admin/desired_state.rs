@@ -85,15 +85,16 @@ impl DesiredStateWriter {
         Ok(plan.into_applied(written))
     }
 
-    /// Applies a model like [`DesiredStateWriter::apply`], but only when the model already exists.
+    /// Applies a model like [`DesiredStateWriter::apply`], but only when the model already exists. Returns `None`
+    /// when it does not.
     ///
     /// # Errors
     /// Those of [`DesiredStateWriter::apply`].
-    pub async fn apply_if_exists(&self, model: &Model) -> Result<(), StoreError> {
-        if self.store.get(&keys::model(model.name())).await?.is_some() {
-            self.apply(&Resource::Model(model.clone())).await?;
+    pub async fn apply_if_exists(&self, model: &Model) -> Result<Option<Applied>, StoreError> {
+        if self.store.get(&keys::model(model.name())).await?.is_none() {
+            return Ok(None);
         }
-        Ok(())
+        self.apply(&Resource::Model(model.clone())).await.map(Some)
     }
 
     /// Deletes a task and its quality measurements. Returns `None` when the task did not exist.

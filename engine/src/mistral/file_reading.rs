@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn read_that_hangs_holds_up_no_other_path_and_takes_one_thread() {
-        let reading = FileReading {
+        let mut reading = FileReading {
             threads: Arc::new(Semaphore::new(2)),
             timeout: Duration::from_millis(20),
             paths: Mutex::default(),
@@ -106,10 +106,9 @@ mod tests {
             "it still hangs"
         );
         assert_eq!(reading.threads.available_permits(), 1);
+        reading.timeout = READ_TIMEOUT;
         assert_eq!(reading.run(other, || Ok(7)).await, Ok(7));
         drop(release);
-        let mut patient = reading;
-        patient.timeout = READ_TIMEOUT;
-        assert_eq!(patient.run(slow, || Ok(7)).await, Ok(7));
+        assert_eq!(reading.run(slow, || Ok(7)).await, Ok(7));
     }
 }

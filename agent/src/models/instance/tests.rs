@@ -14,6 +14,11 @@ fn ready() -> InstancePhase {
     }
 }
 
+fn model() -> Box<Model> {
+    let name = ModelName::new("m").unwrap();
+    Box::new(Model::new(name, Default::default()))
+}
+
 fn load_error() -> LoadError {
     LoadError::Engine("broken".into())
 }
@@ -116,7 +121,12 @@ fn restart_that_fails_is_tried_again_after_a_while() {
         restart_after,
     };
     let delay = Duration::from_secs(4);
-    for phase in [InstancePhase::Checking, loading()] {
+    let checked = InstancePhase::Checked {
+        needed: MEMORY,
+        model: model(),
+    };
+    let phases = [InstancePhase::Checking, InstancePhase::Fetching, checked];
+    for phase in phases.into_iter().chain([loading()]) {
         let (phase, actions) = phase.step(failed(Some(delay)));
         assert!(matches!(phase, InstancePhase::Restarting(_)));
         assert!(matches!(actions[..], [InstanceAction::RestartAfter(after)] if after == delay));
@@ -130,11 +140,9 @@ fn restart_that_fails_is_tried_again_after_a_while() {
 
 #[test]
 fn checked_instance_loads_once_there_is_memory() {
-    let name = ModelName::new("m").unwrap();
-    let model = Box::new(Model::new(name, Default::default()));
     let checked = CheckResult::Loadable {
         needed: MEMORY,
-        model,
+        model: model(),
     };
     let (phase, _) = InstancePhase::Checking.step(InstanceEvent::Checked(checked));
     assert_eq!(phase.memory(), Bytes(0));
@@ -176,4 +184,29 @@ fn late_event_changes_nothing() {
     let (phase, actions) = ready().step(InstanceEvent::Fetched(Ok(())));
     assert!(matches!(phase, InstancePhase::Ready { .. }));
     assert!(actions.is_empty());
+}
+
+#[test]
+fn restart_needs_what_was_measured_rather_than_the_estimate() {
+    let mut instance = ModelInstance {
+        id: InstanceId(1),
+        model: ModelName::new("m").unwrap(),
+        revision: ModelRevision(1),
+        files: None,
+        on_device: false,
+        role: InstanceRole::Current,
+        phase: ready(),
+        counters: Arc::default(),
+        restarts: Restarts::default(),
+        measured: None,
+    };
+    instance.apply(InstanceEvent::MemoryMeasured(Bytes(5)));
+    assert_eq!(instance.memory().bytes, Bytes(5));
+    instance.phase = InstancePhase::Checking;
+    instance.apply(InstanceEvent::Checked(CheckResult::Loadable {
+        needed: MEMORY,
+        model: model(),
+    }));
+    instance.apply(InstanceEvent::MemoryReserved);
+    assert_eq!(instance.memory().bytes, Bytes(5));
 }

@@ -25,6 +25,7 @@ fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel 
         revision: ModelRevision(revision),
         model: Some(Model::new(name, spec)),
         files: None,
+        is_held: false,
     }
 }
 
@@ -207,6 +208,29 @@ async fn model_waits_for_the_memory_of_a_draining_one() {
 }
 
 #[tokio::test]
+async fn model_waits_for_the_memory_of_a_held_one() {
+    let manager = TestManager::new();
+    let old = heavy(1, MEMORY, 0);
+    manager.desire(vec![old.clone()]);
+    manager.until(phase(ModelPhase::Ready)).await;
+    let mut other = simulated("other", 1, 0.0);
+    other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
+    let held = DesiredModel {
+        is_held: true,
+        ..old
+    };
+    manager.desire(vec![other.clone(), held]);
+    let waits_for_memory = |models: &[ModelStatus]| {
+        models.len() == 2 && models[1].loading_stage == "waiting for memory"
+    };
+    let waiting = manager.until(waits_for_memory).await;
+    assert_eq!(waiting[0].phase(), ModelPhase::Ready);
+    manager.desire(vec![other]);
+    let ready = manager.until(phase(ModelPhase::Ready)).await;
+    assert_eq!(ready[0].name, "other");
+}
+
+#[tokio::test]
 async fn model_without_a_spec_is_kept_but_not_started() {
     let manager = TestManager::new();
     manager.desire(vec![heavy(1, 1, 0)]);
@@ -279,6 +303,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         phase: InstancePhase::Waiting,
         counters: Arc::default(),
         restarts: Restarts::default(),
+        measured: None,
     };
     let instances = [instance(1, 1), instance(2, 2)];
     let needed = needed_files(&[desired(2, 2)], instances.iter());
