@@ -38,14 +38,22 @@ impl UnneededTimes {
     }
 
     /// Returns the entries to delete: those that have not been needed for `retention`, and the longest
-    /// unneeded ones until `needed_bytes` are freed. Folders come before the files that they link to.
+    /// unneeded ones until `needed_bytes` are freed, if all together have as many, and until
+    /// `excess_bytes` are freed in any case. Folders come before the files that they link to.
     #[must_use]
     pub fn expired<'a>(
         &self,
         unneeded: &'a [UnneededEntry],
         retention: Duration,
         needed_bytes: u64,
+        excess_bytes: u64,
     ) -> Vec<&'a UnneededEntry> {
+        let total = unneeded.iter().map(|entry| entry.bytes).sum::<u64>();
+        let to_free = match needed_bytes > total {
+            // What needs the space fails anyway.
+            true => excess_bytes,
+            false => needed_bytes.max(excess_bytes),
+        };
         let age = |entry: &UnneededEntry| self.0.get(&entry.name).copied().unwrap_or(0);
         let mut oldest_first: Vec<&UnneededEntry> = unneeded.iter().collect();
         oldest_first.sort_by_key(|entry| {
@@ -56,7 +64,7 @@ impl UnneededTimes {
         oldest_first
             .into_iter()
             .filter(|entry| {
-                let is_due = age(entry) >= retention.as_secs() || freed < needed_bytes;
+                let is_due = age(entry) >= retention.as_secs() || freed < to_free;
                 if is_due {
                     freed += entry.bytes;
                 }
@@ -93,13 +101,13 @@ mod tests {
         for _ in 0..6 {
             assert!(!times.advance(&file, DAY));
         }
-        assert!(times.expired(&file, WEEK, 0).is_empty());
+        assert!(times.expired(&file, WEEK, 0, 0).is_empty());
         times.advance(&file, DAY);
-        assert_eq!(names(&times.expired(&file, WEEK, 0)), ["blobs/a"]);
+        assert_eq!(names(&times.expired(&file, WEEK, 0, 0)), ["blobs/a"]);
         // Needed again in between, it starts anew.
         times.advance(&[], DAY);
         times.advance(&file, DAY);
-        assert!(times.expired(&file, WEEK, 0).is_empty());
+        assert!(times.expired(&file, WEEK, 0, 0).is_empty());
     }
 
     #[test]
@@ -111,23 +119,31 @@ mod tests {
         times.advance(&old, DAY);
         times.advance(&all, DAY);
         assert_eq!(
-            names(&times.expired(&all, WEEK, 4)),
+            names(&times.expired(&all, WEEK, 4, 0)),
             ["models/a", "blobs/a"]
         );
-        assert_eq!(times.expired(&all, WEEK, 6).len(), 4);
-        assert_eq!(times.expired(&all, WEEK, 99).len(), 4);
+        assert_eq!(times.expired(&all, WEEK, 6, 4).len(), 4);
+        assert_eq!(times.expired(&all, WEEK, 10, 0).len(), 4);
+        // Less than is needed helps nobody; less than exceeds a budget does.
+        assert!(times.expired(&all, WEEK, 11, 0).is_empty());
+        assert_eq!(times.expired(&all, WEEK, 11, 4).len(), 2);
+        assert_eq!(times.expired(&all, WEEK, 0, 99).len(), 4);
     }
 
     proptest! {
         #[test]
         fn enough_is_freed_if_there_is_enough(
-            sizes in prop::collection::vec(0..100_u64, 0..12), needed in 0..800_u64
+            sizes in prop::collection::vec(0..100_u64, 0..12), needed in 0..800_u64, excess in 0..800_u64
         ) {
             let entries: Vec<_> = sizes.iter().enumerate().map(|(i, size)| entry(&format!("blobs/{i}"), *size)).collect();
             let mut times = UnneededTimes::default();
             times.advance(&entries, DAY);
-            let freed: u64 = times.expired(&entries, WEEK, needed).iter().map(|entry| entry.bytes).sum();
-            prop_assert!(freed >= needed.min(sizes.iter().sum()));
+            let expired = times.expired(&entries, WEEK, needed, excess);
+            let freed: u64 = expired.iter().map(|entry| entry.bytes).sum();
+            let total: u64 = sizes.iter().sum();
+            let needed = if needed > total { 0 } else { needed };
+            prop_assert!(freed >= needed.max(excess.min(total)));
+            prop_assert!(needed.max(excess) > 0 || freed == 0);
         }
     }
 }

@@ -125,9 +125,12 @@ async fn info(
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let entries = std::fs::read_dir(&folder.dir).expect("the folder exists");
-    let names = entries.flatten().map(|entry| entry.file_name());
-    let siblings: Vec<_> = names
-        .map(|name| json!({"rfilename": name.to_string_lossy()}))
+    let siblings: Vec<_> = entries
+        .flatten()
+        .map(|entry| {
+            let (name, size) = (entry.file_name(), entry.metadata().map_or(0, |m| m.len()));
+            json!({"rfilename": name.to_string_lossy(), "size": size})
+        })
         .collect();
     Json(json!({"sha": revision, "siblings": siblings})).into_response()
 }

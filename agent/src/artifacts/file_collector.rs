@@ -63,12 +63,13 @@ impl FileCollector {
     }
 
     /// Deletes what has not been needed for the retention, and more of the unneeded files, the oldest
-    /// first, until `needed_bytes` are freed. Returns the space that the remaining files take, and the
+    /// first, until `needed_bytes` are freed, if that is possible, and `excess_bytes` in any case. Returns the space that the remaining files take, and the
     /// digests of the models whose folders were deleted. Blocks.
     pub(super) fn collect(
         &self,
         needed: &[Manifest],
         needed_bytes: u64,
+        excess_bytes: u64,
     ) -> io::Result<(DiskUsage, Vec<String>)> {
         // Locked before it is listed what is there, so that two collections do not delete the same files.
         let mut state = self.state.lock();
@@ -80,7 +81,9 @@ impl FileCollector {
         let has_changed = state.times.advance(&unneeded, elapsed);
         // Whole seconds are counted; the rest counts next time.
         state.advanced += Duration::from_secs(elapsed.as_secs());
-        let expired = state.times.expired(&unneeded, self.retention, needed_bytes);
+        let expired = state
+            .times
+            .expired(&unneeded, self.retention, needed_bytes, excess_bytes);
         let mut folders = Vec::new();
         for entry in expired {
             let path = self.dir.join(&entry.name);

@@ -319,8 +319,9 @@ impl ArtifactStore {
         )
     }
 
-    /// Deletes files that were not needed for long, and others that are not needed until at least
-    /// `needed_bytes` are freed, or more where the budget is exceeded or the disk is nearly full.
+    /// Deletes files that were not needed for long, and others that are not needed until
+    /// `needed_bytes` are freed, if that is possible, or as many as are above the budget or as the disk
+    /// lacks.
     async fn collect(&self, needed_bytes: u64) {
         let store = self.clone();
         let collected = blocking(move || {
@@ -331,9 +332,9 @@ impl ArtifactStore {
             };
             let above_budget = store.usage().used.saturating_sub(inner.budget.lock().0);
             let free = space_at(&inner.dir).map_or(u64::MAX, |space| space.free);
-            let pressure = above_budget.max(MIN_FREE.saturating_sub(free));
-            let needed_bytes = needed_bytes.max(pressure);
-            let (usage, folders) = inner.collector.collect(&needed, needed_bytes)?;
+            let excess_bytes = above_budget.max(MIN_FREE.saturating_sub(free));
+            let collector = &inner.collector;
+            let (usage, folders) = collector.collect(&needed, needed_bytes, excess_bytes)?;
             *inner.usage.lock() = usage;
             store.adjust_budget();
             let mut verified = inner.verified.lock();

@@ -200,13 +200,8 @@ pub(super) async fn put_blob(
     let announced = body.size_hint().lower();
     let stored = if announced > max {
         Err(BlobError::TooLarge(Bytes(max)))
-    } else if state
-        .blobs
-        .make_room(announced)
-        .await
-        .is_some_and(|space| space < announced)
-    {
-        Err(BlobError::DiskFull)
+    } else if let Err(error) = state.blobs.ensure_room(announced).await {
+        Err(error)
     } else {
         let chunks = body.into_data_stream().map_err(|e| e.to_string());
         let blobs = &state.blobs;

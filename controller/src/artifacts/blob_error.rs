@@ -16,7 +16,7 @@ pub enum BlobError {
         actual: Sha256Digest,
     },
     /// There is no space left beside the reserve, or the quota is used up.
-    #[error("the controller's disk is full, less the reserve for its store")]
+    #[error("the controller's disk has no space for it beside the reserve for its store")]
     DiskFull,
     /// The content is larger than it may be.
     #[error("it has more than {0}")]

@@ -1,6 +1,6 @@
 //! What is known of the stored files without asking the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,11 @@ impl BlobIndex {
     /// Returns the size of a file in bytes. `None` when it is not stored.
     pub(super) fn size(&self, sha256: Sha256Digest) -> Option<u64> {
         self.files.read().get(&sha256).map(|entry| entry.size)
+    }
+
+    /// Returns the sizes of the files, in bytes.
+    pub(super) fn sizes(&self) -> HashSet<u64> {
+        self.files.read().values().map(|entry| entry.size).collect()
     }
 
     /// Returns whether a file's content was compared with its digest within `age`, when it had this

@@ -5,6 +5,7 @@
 //! before a push relies on it, and from time to time. A damaged file is put aside and counts as missing,
 //! so that it is fetched again.
 
+use std::collections::HashSet;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -296,9 +297,25 @@ impl BlobStore {
         space.ok().flatten()
     }
 
-    /// Removes files that no model needs until this many bytes may be written beside the reserve, as far as
-    /// there are such files. Returns the bytes that may be written now. `None`: not known.
-    pub async fn make_room(&self, needed: u64) -> Option<u64> {
+    /// Makes room for `needed` bytes beside the reserve, so that nothing is removed and written in vain.
+    ///
+    /// # Errors
+    /// [`BlobError::DiskFull`] if there is none to be made.
+    pub async fn ensure_room(&self, needed: u64) -> Result<(), BlobError> {
+        match self.make_room(needed).await {
+            Some(room) if room < needed => Err(BlobError::DiskFull),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the sizes of the stored files, in bytes.
+    pub(super) fn sizes(&self) -> HashSet<u64> {
+        self.index.sizes()
+    }
+
+    /// Removes files that no model needs until this many bytes may be written beside the reserve, or none
+    /// if there are too few of them. Returns the bytes that may be written now. `None`: not known.
+    async fn make_room(&self, needed: u64) -> Option<u64> {
         let missing = self.space().await?.missing(needed);
         if missing > 0
             && let Err(error) = self.collect(missing).await

@@ -215,6 +215,8 @@ impl CopySources {
     /// Copies a file from the first controller or node that has it. The error is that of the last one.
     pub(super) async fn copy(&self, file: &ArtifactFile, blobs: &BlobStore) -> Result<(), String> {
         let (sha256, size) = (file.sha256, file.size.0);
+        let room = blobs.ensure_room(size).await;
+        room.map_err(|error| error.to_string())?;
         let mut last_error = "there is no other controller and no linked node".to_owned();
         for address in &self.controllers {
             let url = format!("http://{address}/api/v1/blobs/{sha256}");

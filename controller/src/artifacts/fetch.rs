@@ -6,10 +6,10 @@ use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
 
 use super::blobs::BlobStore;
-use super::fetched_file::{FetchError, FetchProgress, manifest_file};
+use super::fetched_file::{FetchError, FetchProgress, check_room, manifest_file};
 use super::hugging_face;
 use super::source_client::SourceClient;
-use super::walk::walk;
+use super::walk::{WalkError, walk};
 
 /// Fetches all files of `source` into `blobs`.
 pub(super) async fn fetch(
@@ -42,19 +42,30 @@ async fn files_from_path(
     blobs: &BlobStore,
     progress: FetchProgress<'_>,
 ) -> Result<Vec<ArtifactFile>, FetchError> {
-    let root = path.to_owned();
-    let walked = tokio::task::spawn_blocking(move || walk(&root)).await;
+    let (root, stored) = (path.to_owned(), blobs.sizes());
+    let walked = tokio::task::spawn_blocking(move || {
+        let paths = walk(&root)?;
+        let sizes = paths.iter().filter_map(|(_, file)| file.metadata().ok());
+        // A file of a stored one's size is most likely that one, of an attempt before.
+        let sizes = sizes
+            .map(|file| file.len())
+            .filter(|size| !stored.contains(size));
+        let new_bytes: u64 = sizes.sum();
+        Ok::<_, WalkError>((paths, new_bytes))
+    })
+    .await;
     let unreadable = |problem: String| FetchError::Unreadable {
         path: path.to_owned(),
         problem,
     };
-    let paths = match walked.map_err(|e| unreadable(e.to_string()))? {
-        Ok(paths) => paths,
+    let (paths, new_bytes) = match walked.map_err(|e| unreadable(e.to_string()))? {
+        Ok(walked) => walked,
         Err(error) if error.kind() == Some(std::io::ErrorKind::NotFound) => {
             return Err(FetchError::NoSuchPath(path.to_owned()));
         }
         Err(error) => return Err(unreadable(error.to_string())),
     };
+    check_room(&path.display().to_string(), new_bytes, blobs).await?;
     let mut files = Vec::new();
     let mut fetched = 0;
     for (name, file) in paths {
@@ -83,10 +94,11 @@ async fn file_from_url(
         return manifest_file(name.to_owned(), url, Ok((sha256, size)));
     }
     let chunks = client.download(url, None).await;
-    let chunks = chunks.map_err(|problem| FetchError::Server {
+    let (size, chunks) = chunks.map_err(|problem| FetchError::Server {
         url: url.to_owned(),
         problem,
     })?;
+    check_room(url, size.unwrap_or(0), blobs).await?;
     let put = blobs.put(Some(sha256), chunks, progress).await;
     manifest_file(name.to_owned(), url, put)
 }

@@ -23,8 +23,8 @@ pub(super) struct FetchJob {
     bytes: Arc<AtomicU64>,
     /// The task of the last attempt.
     task: Option<AbortHandle>,
-    /// When the last attempt began.
-    began: SystemTime,
+    /// When the last attempt began, unless it has failed.
+    began: Option<SystemTime>,
     /// The progress that was recorded last.
     recorded: Option<FetchRecord>,
     delays: ExponentialBackoff,
@@ -43,7 +43,7 @@ impl FetchJob {
         Self {
             bytes: Arc::default(),
             task: None,
-            began: SystemTime::now(),
+            began: None,
             recorded,
             delays: delays.build(),
             retry_at: Some(Instant::now()),
@@ -58,18 +58,20 @@ impl FetchJob {
     /// Starts an attempt: `spawn` starts its task with the counter of its bytes.
     pub(super) fn start(&mut self, spawn: impl FnOnce(Arc<AtomicU64>) -> AbortHandle) {
         self.retry_at = None;
-        self.began = SystemTime::now();
+        self.began = Some(SystemTime::now());
         self.bytes.store(0, Ordering::Relaxed);
         self.task = Some(spawn(self.bytes.clone()));
     }
 
-    /// Returns when the running attempt began, if one runs.
+    /// Returns when the attempt began that runs, or that was successful: the view does not have its
+    /// manifest yet.
     pub(super) fn running_since(&self) -> Option<SystemTime> {
-        self.retry_at.is_none().then_some(self.began)
+        self.began
     }
 
     /// Schedules the next attempt after a failure.
     pub(super) fn schedule_retry(&mut self) {
+        self.began = None;
         let delay = self.delays.next().unwrap_or(MAX_RETRY_DELAY);
         self.retry_at = Some(Instant::now() + delay);
     }
@@ -115,6 +117,11 @@ mod tests {
         assert!(job.is_due() && job.running_since().is_none());
         job.start(|_| tasks.spawn(std::future::pending::<()>()));
         assert!(!job.is_due() && job.running_since().is_some());
+        // It has ended, and its manifest is recorded.
+        job.retry_at = Some(Instant::now());
+        assert!(job.is_due() && job.running_since().is_some());
+        job.schedule_retry();
+        assert!(job.running_since().is_none());
         drop(job);
         let ended = tasks.join_next().await.unwrap();
         assert!(ended.unwrap_err().is_cancelled());

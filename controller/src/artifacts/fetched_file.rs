@@ -7,6 +7,7 @@ use flotilla_core::artifact::ArtifactFile;
 use flotilla_core::spec::{Sha256Digest, ValidationErrors};
 
 use super::blob_error::BlobError;
+use super::blobs::BlobStore;
 
 /// Why the files of a model were not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,15 @@ impl FetchError {
 
 /// Called with the number of bytes fetched so far.
 pub(super) type FetchProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// Checks that files of `bytes` bytes have room, before the first of them is fetched.
+pub(super) async fn check_room(url: &str, bytes: u64, blobs: &BlobStore) -> Result<(), FetchError> {
+    let room = blobs.ensure_room(bytes).await;
+    room.map_err(|problem| FetchError::File {
+        url: url.to_owned(),
+        problem,
+    })
+}
 
 /// The manifest entry of a stored file.
 pub(super) fn manifest_file(

@@ -113,8 +113,9 @@ impl BlobStore {
     }
 
     /// Removes files that have not been needed for a week, and more of those that are not needed, the
-    /// oldest first, until `needed_bytes` are freed. Files of the last hour stay: the manifest that names an
-    /// uploaded file is published after it. Also removes what is left of interrupted transfers.
+    /// oldest first, until `needed_bytes` are freed, if that is possible. Files of the last hour stay: the
+    /// manifest that names an uploaded file is published after it. Also removes what is left of interrupted
+    /// transfers.
     ///
     /// # Errors
     /// Those of the disk.
@@ -131,10 +132,10 @@ impl BlobStore {
         };
         let state = state.get_or_insert_with(|| CollectorState::load(self.dir()));
         let files = self.unneeded_files(&needed)?;
-        let (blobs, rests): (Vec<_>, Vec<_>) =
+        let (blobs, leftovers): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|file| file.sha256.is_some());
-        for rest in rests.iter().filter(|rest| rest.is_removable) {
-            self.remove_old(&rest.path, None)?;
+        for file in leftovers.iter().filter(|file| file.is_removable) {
+            self.remove_old(&file.path, None)?;
         }
         let entries: Vec<_> = blobs.iter().map(|file| file.entry.clone()).collect();
         let has_changed = state.advance(needed.store, &entries);
@@ -143,7 +144,7 @@ impl BlobStore {
         let expired = state
             .record
             .times
-            .expired(&removable, RETENTION, needed_bytes);
+            .expired(&removable, RETENTION, needed_bytes, 0);
         let expired: HashSet<&str> = expired.iter().map(|entry| entry.name.as_str()).collect();
         for file in &blobs {
             if expired.contains(file.entry.name.as_str()) {
@@ -207,6 +208,7 @@ fn times_file(dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::blob_error::BlobError;
     use super::*;
     use bytes::Bytes;
     use flotilla_core::artifact::ArtifactFile;
@@ -340,12 +342,17 @@ mod tests {
         let mut needed = test.needed(StoreState::default());
         needed.fetching_since = Some(SystemTime::now() - DAY);
         blobs.set_needed(Some(needed));
-        blobs.collect(1_000).await.unwrap();
+        blobs.collect(6).await.unwrap();
         blobs.set_needed(None);
-        blobs.collect(1_000).await.unwrap();
+        blobs.collect(6).await.unwrap();
         assert_eq!(test.present(), ["needed", "recent", "new"]);
         blobs.set_needed(Some(test.needed(StoreState::default())));
-        blobs.collect(1_000).await.unwrap();
+        // Nothing goes where all together would be too few.
+        blobs.collect(7).await.unwrap();
+        let room = blobs.ensure_room(u64::MAX).await;
+        assert!(matches!(room, Err(BlobError::DiskFull)), "{room:?}");
+        assert_eq!(test.present(), ["needed", "recent", "new"]);
+        blobs.collect(6).await.unwrap();
         assert_eq!(test.present(), ["needed", "new"]);
     }
 }

@@ -1,18 +1,48 @@
 //! Fetching the files of a repository on Hugging Face, or on the server in `HF_ENDPOINT`.
 
+use std::collections::BTreeMap;
+
 use flotilla_core::artifact::ArtifactFile;
-use flotilla_core::spec::{HuggingFaceSource, ModelFormat};
-use hf_hub::api::RepoInfo;
+use flotilla_core::spec::{HuggingFaceSource, ModelFormat, Sha256Digest};
 use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
 
 use super::blobs::BlobStore;
-use super::fetched_file::{FetchError, FetchProgress, manifest_file};
+use super::fetched_file::{FetchError, FetchProgress, check_room, manifest_file};
 use super::source_client::SourceClient;
 
 /// The public server.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Stores the files of a repository.
+/// The files of a repository, as the server lists them.
+#[derive(Deserialize)]
+struct RepoFiles {
+    siblings: Vec<RepoFile>,
+}
+
+/// A file of a repository. Servers other than the public one may list the name alone.
+#[derive(Deserialize)]
+struct RepoFile {
+    rfilename: String,
+    size: Option<u64>,
+    /// Only large files have it.
+    lfs: Option<LargeFile>,
+}
+
+#[derive(Deserialize)]
+struct LargeFile {
+    sha256: Option<String>,
+}
+
+impl RepoFile {
+    /// Returns the SHA-256 of the content, if the server has listed it.
+    fn sha256(&self) -> Option<Sha256Digest> {
+        self.lfs.as_ref()?.sha256.as_ref()?.parse().ok()
+    }
+}
+
+/// Stores the files of a repository, except those that are stored already. Fetches none if they do not
+/// all have room.
 pub(super) async fn fetch(
     source: &HuggingFaceSource,
     format: Option<ModelFormat>,
@@ -32,27 +62,65 @@ pub(super) async fn fetch(
     let token = token.as_deref();
     let (repo, revision) = (source.repo.clone(), source.revision.clone());
     let repo = Repo::with_revision(repo, RepoType::Model, revision);
-    let names = if source.files.is_empty() {
-        let url = format!("{endpoint}/api/{}", repo.api_url());
-        let info: RepoInfo = client.get_json(&url, token).await.map_err(failed)?;
-        let names = info.siblings.into_iter().map(|sibling| sibling.rfilename);
-        names.filter(|name| is_needed(name, format)).collect()
+    let url = format!("{endpoint}/api/{}?blobs=true", repo.api_url());
+    let listed: Result<RepoFiles, _> = client.get_json(&url, token).await;
+    let listed = if source.files.is_empty() {
+        let mut listed = listed.map_err(failed)?.siblings;
+        listed.retain(|file| is_needed(&file.rfilename, format));
+        listed
     } else {
-        source.files.clone()
+        // A server that lists no files may still have them.
+        let listed = listed.map_or_else(|_| Vec::new(), |files| files.siblings);
+        named_files(&source.files, listed)
     };
+    let mut missing_bytes = 0;
+    let mut stored = Vec::new();
+    for file in &listed {
+        let size = match file.sha256() {
+            Some(sha256) => blobs.verified_size(sha256).await.ok().flatten(),
+            None => None,
+        };
+        if size.is_none() {
+            missing_bytes += file.size.unwrap_or(0);
+        }
+        stored.push(size);
+    }
+    check_room(&source.repo, missing_bytes, blobs).await?;
     let mut files = Vec::new();
     let mut fetched = 0;
-    for name in names {
-        let revision = repo.url_revision();
-        let url = format!("{endpoint}/{}/resolve/{revision}/{name}", repo.url());
-        let chunks = client.download(&url, token).await.map_err(failed)?;
-        let put = blobs
-            .put(None, chunks, |done| progress(fetched + done))
-            .await;
-        files.push(manifest_file(name, &source.repo, put)?);
+    for (file, stored) in listed.into_iter().zip(stored) {
+        let put = if let (Some(sha256), Some(size)) = (file.sha256(), stored) {
+            Ok((sha256, size))
+        } else {
+            let (revision, name) = (repo.url_revision(), &file.rfilename);
+            let url = format!("{endpoint}/{}/resolve/{revision}/{name}", repo.url());
+            let (size, chunks) = client.download(&url, token).await.map_err(failed)?;
+            check_room(&source.repo, size.unwrap_or(0), blobs).await?;
+            blobs
+                .put(None, chunks, |done| progress(fetched + done))
+                .await
+        };
+        files.push(manifest_file(file.rfilename, &source.repo, put)?);
         fetched += files.last().map_or(0, |file| file.size.0);
+        progress(fetched);
     }
     Ok(files)
+}
+
+/// Returns the files with these names, with what the server has listed of them.
+fn named_files(names: &[String], listed: Vec<RepoFile>) -> Vec<RepoFile> {
+    let mut listed: BTreeMap<_, _> = listed
+        .into_iter()
+        .map(|file| (file.rfilename.clone(), file))
+        .collect();
+    let named = names.iter().map(|name| {
+        listed.remove(name).unwrap_or_else(|| RepoFile {
+            rfilename: name.clone(),
+            size: None,
+            lfs: None,
+        })
+    });
+    named.collect()
 }
 
 /// Whether a model of this format needs the file `name` of a repository. Repositories often hold

@@ -34,8 +34,6 @@ use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often files that no model needs are removed.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
-/// The space that is kept free of unneeded files, beside the reserve, in bytes.
-const MIN_ROOM: u64 = 64 << 20;
 /// How often the disk is asked which files there are: somebody may have removed some.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(600);
 /// Fetches that run at the same time.
@@ -301,20 +299,23 @@ impl ArtifactReplicator {
         }
         let blobs = self.blobs.clone();
         work.tasks.spawn(async move {
-            let checked = match rescan {
-                true => blobs.rescan().await,
-                false => blobs.scrub_next().await.map(drop),
-            };
+            let checked = unless_panicked(async {
+                match rescan {
+                    true => blobs.rescan().await,
+                    false => blobs.scrub_next().await.map(drop),
+                }
+            });
+            let checked = checked.await;
+            let checked = checked.unwrap_or_else(|| Err(io::Error::other("the check has failed")));
             FinishedJob::Checked(checked)
         });
     }
 
-    /// Removes files that no model has needed for long, and more where hardly any space is left.
+    /// Removes files that no model has needed for long.
     async fn remove_unneeded_files(&self) {
         if let Err(error) = self.blobs.collect(0).await {
             tracing::warn!(%error, "files that no model needs cannot be removed");
         }
-        self.blobs.make_room(MIN_ROOM).await;
     }
 }
 

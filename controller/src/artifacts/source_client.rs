@@ -70,7 +70,8 @@ impl SourceClient {
         response.json().await.map_err(text)
     }
 
-    /// Starts to download a file. A broken download is resumed where it broke off.
+    /// Starts to download a file, and returns its size in bytes, if the server says it, and its content. A
+    /// broken download is resumed where it broke off.
     ///
     /// # Errors
     /// A text that says why there is no answer. Later errors are in the stream.
@@ -78,8 +79,15 @@ impl SourceClient {
         &self,
         url: &str,
         token: Option<&str>,
-    ) -> Result<impl Stream<Item = Result<Bytes, String>> + Send + use<>, String> {
+    ) -> Result<
+        (
+            Option<u64>,
+            impl Stream<Item = Result<Bytes, String>> + Send + use<>,
+        ),
+        String,
+    > {
         let response = self.request(url, token, None).await.map_err(text)?;
+        let size = response.content_length();
         let etag = response.headers().get(ETAG);
         let download = Download {
             client: self.clone(),
@@ -91,13 +99,11 @@ impl SourceClient {
             response,
             offset: 0,
         };
-        Ok(futures::stream::try_unfold(
-            download,
-            async |mut download| {
-                let chunk = download.next_chunk().await?;
-                Ok(chunk.map(|chunk| (chunk, download)))
-            },
-        ))
+        let chunks = futures::stream::try_unfold(download, async |mut download| {
+            let chunk = download.next_chunk().await?;
+            Ok(chunk.map(|chunk| (chunk, download)))
+        });
+        Ok((size, chunks))
     }
 
     /// Sends a request, for the rest from an offset of the version with an ETag if `rest` is set.
@@ -211,7 +217,8 @@ mod tests {
             requests
         });
         let client = SourceClient::new(None).unwrap();
-        let chunks = client.download(&url, Some("token")).await.unwrap();
+        let (size, chunks) = client.download(&url, Some("token")).await.unwrap();
+        assert_eq!(size, Some(10));
         let chunks: Vec<Bytes> = chunks.try_collect().await.unwrap();
         assert_eq!(chunks.concat(), b"0123456789");
         let requests = server.await.unwrap();
