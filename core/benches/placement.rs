@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use flotilla_core::placement::{
-    Assignment, CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability, solve,
+    Assignment, CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, ReplicaMemory,
+    Schedulability, solve,
 };
 use flotilla_core::spec::{Accelerator, ModelSpec, Taint, Toleration};
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
@@ -119,7 +120,10 @@ impl Fleet {
             spec: &model.spec,
             target: model.target,
             required: 1,
-            memory: Some(model.memory),
+            memory: ReplicaMemory {
+                host: Some(model.memory),
+                device: None,
+            },
             files: None,
             load_failures: &observations.load_failures,
             performance: &observations.performance,

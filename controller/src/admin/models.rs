@@ -155,7 +155,7 @@ impl ModelResource {
                 ready,
                 created: model.endpoints.created,
                 assigned: model.assigned.len() as u32,
-                memory: model.memory,
+                memory: model.memory.largest(),
                 revision: model.endpoints.revisions.desired.to_string(),
                 rollback_reason: model
                     .failed_revision

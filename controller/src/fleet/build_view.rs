@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use flotilla_core::health::NodePhase;
-use flotilla_core::placement::Assignment;
+use flotilla_core::placement::{Assignment, ReplicaMemory};
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::spec::ModelSource;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
@@ -193,11 +193,16 @@ impl FleetState {
         // While a failed revision is rolled back, what counts is the memory of the one that is served.
         let served = stable.filter(|stable| stable.revision == revisions.target());
         let served = served.map_or(&desired.model, |stable| &stable.model);
-        let memory = served
-            .spec
-            .memory
-            .or(self.measured_memory.get(name, revisions.target()))
-            .or(manifest.map(|manifest| manifest.estimated_memory()));
+        let specified = served.spec.memory;
+        let measured = self.measured_memory.get(name, revisions.target());
+        let estimated = manifest.map(|manifest| manifest.estimated_memory());
+        // A kind that no node has measured counts as the other one.
+        let host = measured.host.or(measured.device);
+        let device = measured.device.or(measured.host);
+        let memory = ReplicaMemory {
+            host: specified.or(host).or(estimated),
+            device: specified.or(device).or(estimated),
+        };
         let waiting = self.stored.waiting.get(name);
         let ModelPlacement {
             assigned,

@@ -606,8 +606,9 @@ impl FleetState {
         let model = &assignment.model;
         match status.phase() {
             ModelPhase::Ready => {
+                let memory = status.memory_bytes;
                 self.measured_memory
-                    .record(model, revision, status.memory_bytes);
+                    .record(model, revision, memory, status.on_device);
                 // The failure of the revision that should replace it counts until it has expired.
                 let next = status.replacement.as_ref();
                 let next_failed = next.is_some_and(|next| next.phase() == ModelPhase::Failed);
@@ -615,7 +616,8 @@ impl FleetState {
             }
             ModelPhase::Failed => {
                 let needed = status.required_memory_bytes;
-                self.measured_memory.record(model, revision, needed);
+                self.measured_memory
+                    .record(model, revision, needed, status.on_device);
                 let failure = LoadFailureView {
                     revision,
                     error: match status.remedy.as_str() {

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::NodePhase;
 use flotilla_core::loss_guard::PlacementHold;
-use flotilla_core::placement::{PlacementPlan, UnplacedReplicas};
+use flotilla_core::placement::{PlacementPlan, ReplicaMemory, UnplacedReplicas};
 use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
@@ -120,8 +120,7 @@ pub struct ModelView {
     /// node is tried again.
     pub failures: BTreeMap<NodeName, LoadFailureView>,
     /// The memory of one replica: from the spec, measured by a node, or estimated from the files.
-    /// `None`: unknown.
-    pub memory: Option<Bytes>,
+    pub memory: ReplicaMemory,
     /// The paths of the model's fields that this version does not know and ignores.
     pub ignored_fields: Vec<String>,
     /// About how many requests are in the pending queues of all controllers: each controller's number is

@@ -39,10 +39,12 @@ pub(super) fn subtract_kept_memory(
     for (name, _) in kept.filter(|(_, assigned)| assigned.contains_key(&node.name)) {
         let status = report.model(name);
         let reported = status.map(|status| Bytes(status.memory_bytes));
-        let known = view.models.get(name).and_then(|model| model.memory);
+        let on_device = status.is_some_and(|status| status.on_device);
+        let model = view.models.get(name);
+        let known = model.and_then(|model| model.memory.get(on_device));
         let memory = reported.max(known).unwrap_or_default();
         match &mut capacity.device_memory {
-            Some(device) if status.is_some_and(|status| status.on_device) => {
+            Some(device) if on_device => {
                 *device = device.saturating_sub(memory);
             }
             _ => capacity.memory = capacity.memory.saturating_sub(memory),
@@ -74,7 +76,7 @@ pub(super) fn may_return(node: &NodeView) -> bool {
 /// Returns whether a second replica of `model` fits on a node beside everything assigned to it.
 /// If so, the node loads the new revision before it stops the old one.
 pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -> bool {
-    let (Some(needed), Some(node)) = (model.memory, view.nodes.get(node)) else {
+    let Some(node) = view.nodes.get(node) else {
         return false;
     };
     let spec = &node.record.spec;
@@ -84,12 +86,16 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
         spec.device_memory.filter(|_| uses_accelerator)
     };
     let memory = device(model);
+    let Some(needed) = model.memory.get(memory.is_some()) else {
+        return false;
+    };
     let assigned = node
         .assigned
         .iter()
         .filter_map(|name| view.models.get(name));
     let sharing = assigned.filter(|other| device(other) == memory);
-    let used: Bytes = sharing.map(|other| other.memory.unwrap_or_default()).sum();
+    let used = sharing.filter_map(|other| other.memory.get(memory.is_some()));
+    let used: Bytes = used.sum();
     used + needed <= memory.unwrap_or(spec.memory)
 }
 

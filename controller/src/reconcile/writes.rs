@@ -248,7 +248,7 @@ pub(super) mod tests {
             failed_revision: None,
             assigned: (0..replicas).map(|i| (node(i), DESIRED)).collect(),
             failures: Default::default(),
-            memory: None,
+            memory: Default::default(),
             ignored_fields: Vec::new(),
             waiting: 0,
         }

@@ -30,7 +30,7 @@ mod unschedulable;
 
 pub use problem::{
     Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
-    PlacementPlan, PlacementProblem, Schedulability,
+    PlacementPlan, PlacementProblem, ReplicaMemory, Schedulability,
 };
 pub use solve::{explain_plan, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};

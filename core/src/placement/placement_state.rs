@@ -79,7 +79,7 @@ impl<'a> PlacementState<'a> {
         let mut model_order: Vec<usize> = (0..problem.models.len()).collect();
         model_order.sort_unstable_by_key(|index| {
             let model = &problem.models[*index];
-            (std::cmp::Reverse(model.memory), model.name)
+            (std::cmp::Reverse(model.memory.largest()), model.name)
         });
         let mut state = Self {
             problem,
@@ -176,16 +176,18 @@ impl<'a> PlacementState<'a> {
 
     fn allocate(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
-        let free = node.free_mut(model.memory_kind(node.capacity));
-        *free = free.saturating_sub(model.memory.unwrap_or_default());
+        let kind = model.memory_kind(node.capacity);
+        let free = node.free_mut(kind);
+        *free = free.saturating_sub(model.needed_memory(kind));
         node.files.extend(model.files);
         node.replicas += 1;
     }
 
     fn release(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
-        let free = node.free_mut(model.memory_kind(node.capacity));
-        *free = *free + model.memory.unwrap_or_default();
+        let kind = model.memory_kind(node.capacity);
+        let free = node.free_mut(kind);
+        *free = *free + model.needed_memory(kind);
         let position = node
             .files
             .iter()
@@ -298,8 +300,8 @@ impl NodeAllocation<'_> {
         &self,
         model: &ModelDemand<'_>,
     ) -> Option<UnschedulableReason> {
-        let needed = model.memory.unwrap_or_default();
         let kind = model.memory_kind(self.capacity);
+        let needed = model.needed_memory(kind);
         let free = self.free(kind);
         (needed > free).then_some(match kind {
             MemoryKind::Host => UnschedulableReason::InsufficientMemory { needed, free },

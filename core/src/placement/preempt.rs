@@ -85,7 +85,6 @@ impl<'a> PreemptionVictims<'a> {
         model: &ModelDemand<'_>,
         mut is_allowed: impl FnMut(usize) -> bool,
     ) -> Option<(usize, Vec<PlannedReplica<'a>>)> {
-        let needed = model.memory.unwrap_or_default();
         let mut best: Option<(Duration, usize, Vec<PlannedReplica<'a>>)> = None;
         for (node, candidates) in self.by_node.iter().enumerate() {
             if candidates.is_empty() || !is_allowed(node) {
@@ -93,6 +92,7 @@ impl<'a> PreemptionVictims<'a> {
             }
             let allocation = &state.nodes[node];
             let kind = model.memory_kind(allocation.capacity);
+            let needed = model.needed_memory(kind);
             let mut free = allocation.free(kind);
             let mut victims = Vec::new();
             let mut shortest_idle = Duration::MAX;
@@ -102,7 +102,7 @@ impl<'a> PreemptionVictims<'a> {
                 }
                 let victim = state.model(candidate.model);
                 let memory = match victim.memory_kind(allocation.capacity) {
-                    same if same == kind => victim.memory.unwrap_or_default(),
+                    same if same == kind => victim.needed_memory(kind),
                     _ => Bytes(0),
                 };
                 // A node has one replica of a model at most, so no replica is counted twice.

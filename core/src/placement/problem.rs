@@ -78,8 +78,8 @@ pub struct ModelDemand<'a> {
     pub target: u32,
     /// Number of replicas for which idle replicas of other models may be preempted.
     pub required: u32,
-    /// Memory of one replica. `None`: not known; counts as 0 until a node has measured it.
-    pub memory: Option<Bytes>,
+    /// Memory of one replica.
+    pub memory: ReplicaMemory,
     /// The files that a node needs for the model. `None`: they are on the nodes, or not known yet.
     pub files: Option<DeliveredFiles>,
     /// Nodes that failed to load the model, with the error.
@@ -94,6 +94,12 @@ impl ModelDemand<'_> {
         self.required.min(self.target)
     }
 
+    /// Returns the memory that a replica takes, of the kind that it takes.
+    pub(super) fn needed_memory(&self, kind: MemoryKind) -> Bytes {
+        let needed = self.memory.get(kind == MemoryKind::Device);
+        needed.unwrap_or_default()
+    }
+
     /// Returns the kind of memory that a replica takes on a node.
     pub(super) fn memory_kind(&self, node: &NodeCapacity<'_>) -> MemoryKind {
         if node.device_memory.is_some() && self.spec.uses_accelerator() {
@@ -101,6 +107,34 @@ impl ModelDemand<'_> {
         } else {
             MemoryKind::Host
         }
+    }
+}
+
+/// The memory of one replica of a model, which differs between nodes that compute the model on an
+/// accelerator with memory of its own and those that do not. `None`: not known; counts as 0 until a node
+/// has measured it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicaMemory {
+    /// Where it takes memory of the node itself.
+    pub host: Option<Bytes>,
+    /// Where it takes memory of the node's accelerator.
+    pub device: Option<Bytes>,
+}
+
+impl ReplicaMemory {
+    /// Returns the memory where it is of the accelerator, if `on_device`, or of the node itself.
+    #[must_use]
+    pub fn get(self, on_device: bool) -> Option<Bytes> {
+        match on_device {
+            true => self.device,
+            false => self.host,
+        }
+    }
+
+    /// Returns the larger memory.
+    #[must_use]
+    pub fn largest(self) -> Option<Bytes> {
+        self.host.max(self.device)
     }
 }
 

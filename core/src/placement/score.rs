@@ -63,8 +63,8 @@ pub(super) fn score(
     } else {
         model.performance.get(capacity.name)
     };
-    let needed = model.memory.unwrap_or_default();
     let kind = model.memory_kind(capacity);
+    let needed = model.needed_memory(kind);
     let memory_left =
         node.free(kind).saturating_sub(needed).0 as f64 / capacity.memory_of(kind).0.max(1) as f64;
     let replica_share = 1.0 / f64::from(1 + node.replicas);

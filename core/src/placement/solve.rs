@@ -315,7 +315,7 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
     let mut victims: Option<PreemptionVictims<'_>> = None;
     for index in state.model_order.clone() {
         let model = state.model(index);
-        if model.memory.is_none() {
+        if model.memory.largest().is_none() {
             continue;
         }
         while missing_replicas(state, index, model.required_replicas()) > 0 {

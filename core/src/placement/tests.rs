@@ -37,6 +37,8 @@ struct TestModel {
     target: u32,
     required: u32,
     memory: u64,
+    /// What it takes of an accelerator's memory, if that is another number.
+    device_memory: Option<u64>,
     load_failures: BTreeMap<NodeName, String>,
     performance: HashMap<NodeName, MeasuredPerformance>,
 }
@@ -69,6 +71,7 @@ fn model(i: usize, target: u32, memory: u64) -> TestModel {
         target,
         required: target,
         memory,
+        device_memory: None,
         load_failures: BTreeMap::new(),
         performance: HashMap::new(),
     }
@@ -105,7 +108,10 @@ impl TestFleet {
             spec: &model.spec,
             target: model.target,
             required: model.required,
-            memory: Some(Bytes(model.memory)),
+            memory: ReplicaMemory {
+                host: Some(Bytes(model.memory)),
+                device: Some(Bytes(model.device_memory.unwrap_or(model.memory))),
+            },
             files: None,
             load_failures: &model.load_failures,
             performance: &model.performance,
@@ -890,6 +896,18 @@ fn model_on_an_accelerator_takes_its_memory_and_not_that_of_the_node() {
     };
     let reasons: Vec<_> = unplaced.reasons.into_values().collect();
     assert_eq!(reasons, [device, host]);
+}
+
+#[test]
+fn replica_counts_with_the_memory_that_it_takes_where_it_is() {
+    let mut fleet = fleet_with(&[9, 9], vec![model(0, 2, 9)]);
+    fleet.nodes[0].accelerators.push(Accelerator::Cuda);
+    fleet.nodes[0].device_memory = Some(4);
+    fleet.models[0].device_memory = Some(4);
+    let plan = fleet.solve();
+    assert_eq!(plan.assign.len(), 2, "{plan:?}");
+    fleet.apply(&plan, READY);
+    assert!(fleet.solve().is_empty(), "the plan is stable");
 }
 
 #[test]

@@ -6,9 +6,9 @@ use crate::fleet::LinkRecord;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
 use crate::fleet::store_availability::CHANGE_PATIENCE;
+use flotilla_core::ReplicaReadiness;
 use flotilla_core::StateVersion;
 use flotilla_core::spec::{Model, Resource};
-use flotilla_core::{Bytes, ReplicaReadiness};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -539,16 +539,31 @@ fn replica_is_expected_while_a_node_can_load_the_model() {
 fn memory_reported_by_a_node_is_known_for_the_model() {
     let mut fleet = TestState::new();
     fleet.join(&link("s1"));
-    let memory = |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).models["m"].memory;
-    assert_eq!(memory(&mut fleet), None);
+    let memory = |fleet: &mut TestState| {
+        let memory = fleet.state.build_view(1, fleet.now).models["m"].memory;
+        (
+            memory.host.map(|bytes| bytes.0),
+            memory.device.map(|bytes| bytes.0),
+        )
+    };
+    assert_eq!(memory(&mut fleet), (None, None));
     let mut refused = status(ModelPhase::Failed, 7);
     refused.required_memory_bytes = 70;
     fleet.report("s1", vec![refused]);
-    assert_eq!(memory(&mut fleet), Some(Bytes(70)));
+    assert_eq!(memory(&mut fleet), (Some(70), Some(70)));
     let mut ready = status(ModelPhase::Ready, 7);
     ready.memory_bytes = 80;
+    fleet.report("s1", vec![ready.clone()]);
+    assert_eq!(memory(&mut fleet), (Some(80), Some(80)));
+    // What it takes of an accelerator's memory is another number.
+    ready.memory_bytes = 50;
+    ready.on_device = true;
+    fleet.report("s1", vec![ready.clone()]);
+    assert_eq!(memory(&mut fleet), (Some(80), Some(50)));
+    ready.memory_bytes = 90;
+    ready.on_device = false;
     fleet.report("s1", vec![ready]);
-    assert_eq!(memory(&mut fleet), Some(Bytes(80)));
+    assert_eq!(memory(&mut fleet), (Some(90), Some(50)));
 }
 
 impl TestState {
