@@ -14,6 +14,39 @@ const MEMORY_SHARE: f64 = 0.8;
 /// part, and for fragmentation; vLLM takes the same share by default.
 const DEVICE_MEMORY_SHARE: f64 = 0.9;
 
+/// The memory and the processor of this machine, without its accelerators.
+#[derive(Default)]
+struct Machine {
+    /// In a container, its limit.
+    memory_bytes: u64,
+    cores: u32,
+    /// The name of the processor.
+    cpu: String,
+}
+
+impl Machine {
+    fn detect() -> Result<Self, sysinfo::Error> {
+        let system = System::new_with_specifics(
+            RefreshKind::nothing()
+                .with_memory(MemoryRefreshKind::nothing().with_ram())
+                .with_cpu(CpuRefreshKind::nothing()),
+        )?;
+        let total = system.total_memory();
+        let limit = system.cgroup_limits().map(|limits| limits.total_memory);
+        let cpu = system.cpus().first();
+        Ok(Self {
+            memory_bytes: limit.map_or(total, |limit| total.min(limit)),
+            cores: system.cpus().len() as u32,
+            cpu: cpu.map_or_else(String::new, |cpu| cpu.brand().trim().to_owned()),
+        })
+    }
+
+    /// Returns the memory that models get by default, in bytes.
+    fn memory_for_models(&self) -> u64 {
+        (self.memory_bytes as f64 * MEMORY_SHARE) as u64
+    }
+}
+
 /// Detects the hardware. `memory` overrides the memory for models, `power` the guessed power draw.
 pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventory {
     detect_with(memory, power, accelerators(), || Box::new(Nvidia::load()))
@@ -26,29 +59,11 @@ fn detect_with(
     accelerators: Vec<String>,
     load_gpus: impl FnOnce() -> Box<dyn Gpus>,
 ) -> Inventory {
-    let detected = System::new_with_specifics(
-        RefreshKind::nothing()
-            .with_memory(MemoryRefreshKind::nothing().with_ram())
-            .with_cpu(CpuRefreshKind::nothing()),
-    );
-    let (mut total, mut cores, mut cpu) = (0, 0, None);
-    match &detected {
-        Ok(system) => {
-            total = system.total_memory();
-            // In a container, its memory limit counts.
-            if let Some(limits) = system.cgroup_limits() {
-                total = total.min(limits.total_memory);
-            }
-            cores = system.cpus().len();
-            cpu = system
-                .cpus()
-                .first()
-                .map(|cpu| cpu.brand().trim().to_owned());
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot detect the memory and the cores of this machine: set --memory")
-        }
-    }
+    let machine = Machine::detect().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot detect the memory and the cores of this machine: set --memory");
+        Machine::default()
+    });
+    let total = machine.memory_bytes;
     if let Some(memory) = memory.filter(|memory| total > 0 && memory.0 > total) {
         tracing::warn!(
             "--memory {memory} is more than the machine's memory ({}): models that do not fit fail to load, \
@@ -56,14 +71,13 @@ fn detect_with(
             Bytes(total)
         );
     }
-    let cores = cores as u32;
-    let power = power.unwrap_or_else(|| PowerRange::estimate(cores));
+    let power = power.unwrap_or_else(|| PowerRange::estimate(machine.cores));
     Inventory {
         // Set where the data directory is known.
         disk_bytes: 0,
-        memory_bytes: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
-        cores,
-        cpu: cpu.unwrap_or_default(),
+        memory_bytes: memory.map_or(machine.memory_for_models(), |bytes| bytes.0),
+        cores: machine.cores,
+        cpu: machine.cpu,
         device_memory_bytes: device_memory(&accelerators, load_gpus).0,
         accelerators,
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
@@ -95,7 +109,7 @@ fn device_memory(accelerators: &[String], load_gpus: impl FnOnce() -> Box<dyn Gp
 
 /// The number of cores of this machine, at least 1.
 pub(crate) fn cores() -> u32 {
-    detect(None, None).cores.max(1)
+    Machine::detect().map_or(1, |machine| machine.cores.max(1))
 }
 
 /// The kinds of processors that the engines of this build can use on this machine.
@@ -114,7 +128,7 @@ fn accelerators() -> Vec<String> {
 /// cannot be detected.
 #[must_use]
 pub fn default_memory() -> Bytes {
-    Bytes(detect(None, None).memory_bytes)
+    Bytes(Machine::detect().map_or(0, |machine| machine.memory_for_models()))
 }
 
 /// Returns a warning for users if this build does not use the vector instructions of the CPU. candle

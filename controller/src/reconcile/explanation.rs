@@ -75,25 +75,26 @@ pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedRep
 pub(crate) fn explain_waits(view: &FleetView, models: &[ModelName]) -> BTreeMap<ModelName, String> {
     let explainer = Explainer::new(view);
     let problem = explainer.problem();
-    let mut hopeful = explainer.problem();
-    for capacity in &mut hopeful.nodes {
+    let mut with_returned_nodes = explainer.problem();
+    for capacity in &mut with_returned_nodes.nodes {
         let node = view.nodes.get(capacity.name);
         if node.is_some_and(|node| node_capacity::may_return(node)) {
             capacity.schedulability = Schedulability::Schedulable;
         }
     }
     let explain = |model: &ModelName| {
-        let reason = explain_wait(&explainer, &problem, &hopeful, model)?;
+        let reason = explain_wait(&explainer, &problem, &with_returned_nodes, model)?;
         Some((model.clone(), reason))
     };
     models.iter().filter_map(explain).collect()
 }
 
-/// Explains it for one model. In the problem `hopeful`, the nodes have returned that are away for a moment.
+/// Explains it for one model. In the problem `with_returned_nodes`, the nodes have returned that are away for
+/// a moment.
 fn explain_wait(
     explainer: &Explainer<'_>,
     problem: &PlacementProblem<'_>,
-    hopeful: &PlacementProblem<'_>,
+    with_returned_nodes: &PlacementProblem<'_>,
     model: &ModelName,
 ) -> Option<String> {
     let view = explainer.view;
@@ -106,7 +107,7 @@ fn explain_wait(
         return None;
     }
     if let Some(unplaced) = placement::explain_plan(problem, explainer.plan(problem), model) {
-        let may_be_placed = placement::fits_when_others_sleep(hopeful, model);
+        let may_be_placed = placement::fits_when_others_sleep(with_returned_nodes, model);
         return (!may_be_placed).then(|| format!("it cannot be placed: {unplaced}"));
     }
     let hold = view.placement_hold.as_ref();

@@ -18,25 +18,25 @@ pub(super) fn split(fence: Option<&StoreWrite>, writes: Vec<StoreWrite>) -> Vec<
     let mut bytes = 0;
     let mut writes = writes.into_iter();
     while let Some(first) = writes.next() {
-        let mut unit = vec![first];
-        while let Some(StoreWrite::Require { .. }) = unit.last()
+        let mut group = vec![first];
+        while let Some(StoreWrite::Require { .. }) = group.last()
             && let Some(next) = writes.next()
         {
-            unit.push(next);
+            group.push(next);
         }
-        let unit_bytes: usize = unit.iter().map(size).sum();
+        let group_bytes: usize = group.iter().map(size).sum();
         let has_room = |chunk: &Vec<StoreWrite>| {
-            chunk.len() + unit.len() <= MAX_WRITES && bytes + unit_bytes <= MAX_CHUNK_BYTES
+            chunk.len() + group.len() <= MAX_WRITES && bytes + group_bytes <= MAX_CHUNK_BYTES
         };
         match chunks.last_mut() {
             Some(chunk) if has_room(chunk) => {
-                bytes += unit_bytes;
-                chunk.append(&mut unit);
+                bytes += group_bytes;
+                chunk.append(&mut group);
             }
             _ => {
-                bytes = fence_bytes + unit_bytes;
-                unit.splice(0..0, fence.cloned());
-                chunks.push(unit);
+                bytes = fence_bytes + group_bytes;
+                group.splice(0..0, fence.cloned());
+                chunks.push(group);
             }
         }
     }
