@@ -164,3 +164,35 @@ async fn model_that_needs_more_than_its_memory_ends_alone() {
     assert_eq!(cluster.runner("n1", "support-intent"), neighbour);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_memory_reaches_the_processes_and_one_that_is_too_small_is_rolled_back() {
+    let cluster = start(&["n1", "n2"]).await;
+    let api = cluster.api();
+    // While a replica is replaced, its node has both processes.
+    let on_node = |node| runners(cluster.agent(node).id(), "support-intent");
+    let processes = || ["n1", "n2"].map(on_node).concat();
+    let unlimited = processes();
+    let mut model = demo_model("support-intent", 2);
+    let load = Load::start(std::slice::from_ref(&api), "support-intent", 2);
+    // Hardly more than the process takes before it loads anything.
+    model["spec"]["memory"] = "24MiB".into();
+    api.apply(&model).await;
+    let is_rolled_back = async || {
+        let status = &api.model("support-intent").await["status"];
+        let reason = status["rollbackReason"].as_str().unwrap_or_default();
+        reason.contains("more memory than its limit of 24.0 MiB") && status["phase"] == "Ready"
+    };
+    cluster.wait_until(is_rolled_back).await;
+    model["spec"]["memory"] = "512MiB".into();
+    api.apply(&model).await;
+    let is_replaced = async || {
+        let ready = api.model("support-intent").await["status"]["phase"] == "Ready";
+        let now = processes();
+        ready && now.len() == 2 && now.iter().all(|process| !unlimited.contains(process))
+    };
+    cluster.wait_until(is_replaced).await;
+    let tally = load.stop("support-intent").await;
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
+    cluster.stop().await;
+}
