@@ -33,7 +33,9 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let documents = fetch_documents(&fleet, &identity).await?;
     let is_resource = |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
     let resources = documents.iter().filter(is_resource).count();
-    fleet.print_readiness_notes().await;
+    if identity.id.is_none() {
+        fleet.print_readiness_notes().await;
+    }
     if resources == 0 && identity.id.is_none() {
         bail!(
             "the store has no fleet, and nothing is known of an earlier one: no backup is written"
