@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{FleetEvent, FleetHandle};
+use crate::fleet::{self, FleetEvent, FleetHandle};
 use crate::kept_state::{KeptStateFile, KeptStateFileError};
 use crate::state_keeper::StateKeeper;
 use crate::store::{MonitoredStore, Store, StoreEntry, StoreError, WatchEvent, keys};
@@ -117,8 +117,7 @@ impl StoreFollower {
         let event = match event {
             WatchEvent::Snapshot { entries, revision } => {
                 let is_first = !std::mem::replace(&mut self.started, true);
-                let has_fleet = entries.iter().any(|entry| entry.key == keys::FLEET_ID);
-                if is_first && self.knows_fleet && !has_fleet {
+                if is_first && self.knows_fleet && !fleet::has_fleet(&entries) {
                     let file = self.file.clone();
                     self.loading = Some(tokio::task::spawn_blocking(move || file.load()));
                     let loaded =

@@ -63,8 +63,8 @@ impl FileCollector {
     }
 
     /// Deletes what has not been needed for the retention, and more of the unneeded files, the oldest
-    /// first, until `needed_bytes` are freed, if that is possible, and `excess_bytes` in any case. Returns the space that the remaining files take, and the
-    /// digests of the models whose folders were deleted. Blocks.
+    /// first, until `needed_bytes` are freed, if that is possible, and `excess_bytes` in any case. Returns the
+    /// space that the remaining files take, and the digests of the models whose folders were deleted. Blocks.
     pub(super) fn collect(
         &self,
         needed: &[Manifest],

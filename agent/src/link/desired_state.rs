@@ -220,25 +220,22 @@ fn read_models(state: &NodeDesiredState, before: DesiredModels, holds: bool) -> 
         let is_unreadable = sent.resource.is_some() && model.model.is_none();
         let mut before = before.iter().filter(|_| is_unreadable);
         let before = before.find(|before| before.name == model.name);
-        let before = before.cloned().map(|before| DesiredModel {
-            is_held: false,
-            ..before
-        });
-        before.unwrap_or(model)
+        before
+            .cloned()
+            .map_or(model, |before| with_hold(before, false))
     });
     let mut models: Vec<_> = models.collect();
     if holds {
         let is_named = |name: &ModelName| models.iter().any(|model| model.name == *name);
         let held = before.into_iter().filter(|held| !is_named(&held.name));
-        let held: Vec<_> = held
-            .map(|model| DesiredModel {
-                is_held: true,
-                ..model
-            })
-            .collect();
+        let held: Vec<_> = held.map(|model| with_hold(model, true)).collect();
         models.extend(held);
     }
     Some(models)
+}
+
+fn with_hold(model: DesiredModel, is_held: bool) -> DesiredModel {
+    DesiredModel { is_held, ..model }
 }
 
 /// The fleet and the version of a desired state.

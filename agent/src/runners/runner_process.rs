@@ -86,7 +86,7 @@ impl RunnerProcess {
         let mut child = spawner::spawn(command).await?;
         let pid = child.id().unwrap_or_default();
         if let Some(cgroup) = &cgroup {
-            // It has hardly taken memory yet: it loads its model when it is told to.
+            // It has hardly taken memory yet: it loads its model on request.
             cgroup.add(pid)?;
         }
         let log = RunnerLog::default();

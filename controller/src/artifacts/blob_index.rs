@@ -1,6 +1,7 @@
 //! What is known of the stored files without asking the disk.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::DirEntry;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,35 +120,39 @@ impl BlobIndex {
     }
 }
 
+/// Lists what is in the folders of a store: its files, and what is left of others. Blocks the thread.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut entries = Vec::new();
+    let folders = match std::fs::read_dir(dir) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+        Err(error) => return Err(error),
+    };
+    for folder in folders {
+        let folder = folder?;
+        if folder.file_type()?.is_dir() {
+            for entry in std::fs::read_dir(folder.path())? {
+                entries.push(entry?);
+            }
+        }
+    }
+    Ok(entries)
+}
+
 /// Lists the stored files with their sizes. Blocks the thread.
 ///
 /// # Errors
 /// Those of the disk.
 pub(super) fn scan(dir: &Path) -> io::Result<HashMap<Sha256Digest, u64>> {
-    let mut files = HashMap::new();
-    let folders = match std::fs::read_dir(dir) {
-        Ok(folders) => folders,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
-        Err(error) => return Err(error),
-    };
-    for folder in folders {
-        let folder = folder?;
-        if !folder.file_type()?.is_dir() {
-            continue;
-        }
-        for file in std::fs::read_dir(folder.path())? {
-            let file = file?;
-            let name = file.file_name();
-            let Some(sha256) = name.to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            // A file that was removed in the meantime is none.
-            if let Ok(metadata) = file.metadata() {
-                files.insert(sha256, metadata.len());
-            }
-        }
-    }
-    Ok(files)
+    let files = entries(dir)?.into_iter().filter_map(|entry| {
+        let sha256 = entry.file_name().to_str()?.parse().ok()?;
+        // A file that was removed in the meantime is none.
+        Some((sha256, entry.metadata().ok()?.len()))
+    });
+    Ok(files.collect())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use flotilla_core::spec::Sha256Digest;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::blob_index;
 use super::blobs::{BlobStore, blocking, is_old};
 
 /// For how long a file is kept after it was needed last: the store may have been put back to an earlier
@@ -164,39 +165,27 @@ impl BlobStore {
         let files = needed.manifests.iter().flat_map(|m| &m.files);
         let needed_digests: HashSet<Sha256Digest> = files.map(|file| file.sha256).collect();
         let mut unneeded = Vec::new();
-        let folders = match std::fs::read_dir(self.dir()) {
-            Ok(folders) => folders,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(unneeded),
-            Err(error) => return Err(error),
-        };
-        for folder in folders {
-            let folder = folder?;
-            if !folder.file_type()?.is_dir() {
+        for file in blob_index::entries(self.dir())? {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let sha256: Option<Sha256Digest> = name.parse().ok();
+            if sha256.is_some_and(|sha256| needed_digests.contains(&sha256)) {
                 continue;
             }
-            for file in std::fs::read_dir(folder.path())? {
-                let file = file?;
-                let name = file.file_name().to_string_lossy().into_owned();
-                let sha256: Option<Sha256Digest> = name.parse().ok();
-                if sha256.is_some_and(|sha256| needed_digests.contains(&sha256)) {
-                    continue;
-                }
-                let metadata = match file.metadata() {
-                    Ok(metadata) => metadata,
-                    // A transfer has just ended.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error),
-                };
-                let modified = metadata.modified()?;
-                let is_fetched = needed.fetching_since.is_some_and(|since| modified >= since);
-                let bytes = metadata.len();
-                unneeded.push(UnneededFile {
-                    sha256,
-                    path: file.path(),
-                    entry: UnneededEntry { name, bytes },
-                    is_removable: is_old(&metadata)? && !is_fetched,
-                });
-            }
+            let metadata = match file.metadata() {
+                Ok(metadata) => metadata,
+                // A transfer has just ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let modified = metadata.modified()?;
+            let is_fetched = needed.fetching_since.is_some_and(|since| modified >= since);
+            let bytes = metadata.len();
+            unneeded.push(UnneededFile {
+                sha256,
+                path: file.path(),
+                entry: UnneededEntry { name, bytes },
+                is_removable: is_old(&metadata)? && !is_fetched,
+            });
         }
         Ok(unneeded)
     }

@@ -38,4 +38,5 @@ pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
     LinkRecord, NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
+pub(crate) use staged_store::has_fleet;
 pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView, UndecodedEntries};

@@ -52,7 +52,7 @@ impl StagedStore {
 }
 
 /// Whether entries have a fleet's id.
-pub(super) fn has_fleet(entries: &[StoreEntry]) -> bool {
+pub(crate) fn has_fleet(entries: &[StoreEntry]) -> bool {
     entries.iter().any(|entry| entry.key == keys::FLEET_ID)
 }
 
