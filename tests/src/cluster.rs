@@ -5,17 +5,13 @@ use std::net::SocketAddr;
 use std::panic::Location;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::cluster_builder::ClusterBuilder;
 use crate::member::{self, AgentMember, ControllerMember, ControllerSettings};
 use crate::process::Process;
-use crate::{AgentSettings, Api, DEADLINE, runners};
-
-/// How often [`Cluster::wait_until`] checks its condition.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+use crate::{AgentSettings, Api, DEADLINE, holds_in_time, runners};
 
 /// A controller and its agents. [`Cluster::stop`] stops them in order and checks what they leave
 /// behind; dropping a cluster kills what still runs.
@@ -224,13 +220,7 @@ impl Cluster {
     pub fn wait_until(&self, condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
         let caller = Location::caller();
         async move {
-            let poll = async {
-                let mut tick = tokio::time::interval(POLL_INTERVAL);
-                while !condition().await {
-                    tick.tick().await;
-                }
-            };
-            if tokio::time::timeout(DEADLINE, poll).await.is_err() {
+            if !holds_in_time(condition).await {
                 let nodes = self.api().nodes().await;
                 let models = self.api().models().await;
                 panic!(

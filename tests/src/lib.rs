@@ -23,6 +23,7 @@ pub mod http_load;
 mod load;
 mod member;
 mod models;
+mod polling;
 mod ports;
 mod proc_files;
 mod process;
@@ -41,9 +42,10 @@ pub use fake_upstream::FakeUpstream;
 pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
 pub use models::{chat_model, demo_model, simulated_model};
+pub use polling::{find_in_time, holds_in_time};
 pub use ports::free_address;
 pub use proc_files::{is_running, open_files, resident_bytes, runners, send_signal};
-pub use process::{Process, address_in_line};
+pub use process::{CONTROLLER_ON_FREE_PORTS, Process, address_in_line};
 pub use proxy::Proxy;
 
 /// The longest time that a test waits for anything. It is far longer than anything takes, so that a

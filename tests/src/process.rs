@@ -10,6 +10,15 @@ use std::time::Instant;
 
 use crate::{DEADLINE, flotilla_binary, send_signal};
 
+/// The first arguments of a controller that listens on ports of the system's choice.
+pub const CONTROLLER_ON_FREE_PORTS: [&str; 5] = [
+    "controller",
+    "--http",
+    "127.0.0.1:0",
+    "--link",
+    "127.0.0.1:0",
+];
+
 /// A running process. It is killed when dropped, so that a failing test leaves nothing behind.
 pub struct Process {
     child: Child,

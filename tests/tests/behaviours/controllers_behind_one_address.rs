@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use flotilla_tests::{Api, DEADLINE, Etcd, Process, address_in_line, simulated_model};
+use flotilla_tests::{
+    Api, CONTROLLER_ON_FREE_PORTS, Etcd, Process, address_in_line, holds_in_time, simulated_model,
+};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -44,19 +46,9 @@ async fn agent_links_to_all_controllers_behind_one_address() {
     let mut links = Vec::new();
     for index in 0..3 {
         let files = format!("controller-{index}");
-        let args = [
-            "controller",
-            "--http",
-            "127.0.0.1:0",
-            "--link",
-            "127.0.0.1:0",
-            "--advertise-link",
-            &balancer,
-            "--store",
-            &store,
-            "--data-dir",
-            &files,
-        ];
+        let advertised = ["--advertise-link", &balancer];
+        let places = ["--store", &store, "--data-dir", &files];
+        let args = [&CONTROLLER_ON_FREE_PORTS[..], &advertised, &places].concat();
         let mut process = Process::start(dir.path(), &args);
         let line = process.wait_for_line("ready http=");
         links.push(address_in_line(&line, "link"));
@@ -78,13 +70,8 @@ async fn agent_links_to_all_controllers_behind_one_address() {
         .apply(&simulated_model("m", 1, &json!({})))
         .await;
     for (_, api) in &controllers {
-        let is_ready = async {
-            let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
-            while api.ready_replicas("m").await != 1 {
-                tick.tick().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, is_ready).await.unwrap();
+        let is_ready = async || api.ready_replicas("m").await == 1;
+        assert!(holds_in_time(is_ready).await);
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
     }
 }

@@ -1,6 +1,6 @@
 //! Fleets with their desired state in etcd, with one controller and with several.
 
-use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, simulated_model};
+use flotilla_tests::{Api, Cluster, Etcd, Load, Mode, Process, find_in_time, simulated_model};
 use serde_json::json;
 
 use crate::fixtures::serve;
@@ -191,18 +191,8 @@ async fn wait_until_applied(api: &Api, name: &str) {
 
 /// Waits until `find` returns a value, and returns it.
 async fn wait_for<T>(find: impl AsyncFn() -> Option<T>) -> T {
-    let poll = async {
-        let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
-        loop {
-            if let Some(value) = find().await {
-                return value;
-            }
-            tick.tick().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, poll)
-        .await
-        .expect("a value before the deadline")
+    let found = find_in_time(find).await;
+    found.expect("a value before the deadline")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -246,14 +246,9 @@ async fn hugging_face_repository_is_fetched_with_the_token() {
     let api = flotilla_tests::Api::new(address.parse().unwrap());
     let source = json!({"huggingFace": {"repo": "flotilla/numbers", "revision": "a".repeat(40)}});
     api.apply(&model("m", 1, &source)).await;
-    let ready = async {
-        let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
-        while api.ready_replicas("m").await != 1 {
-            tick.tick().await;
-        }
-    };
-    let waited = tokio::time::timeout(flotilla_tests::DEADLINE, ready).await;
-    assert!(waited.is_ok(), "{:#}", api.model("m").await);
+    let is_ready = async || api.ready_replicas("m").await == 1;
+    let is_in_time = flotilla_tests::holds_in_time(is_ready).await;
+    assert!(is_in_time, "{:#}", api.model("m").await);
     assert_eq!(api.answer("m", QUESTION).await, "27");
     fleet.signal(libc::SIGINT);
     assert!(fleet.wait().0.success());

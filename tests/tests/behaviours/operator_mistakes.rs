@@ -1,6 +1,8 @@
 //! Mistakes of operators: what a program prints names the cause and what to do.
 
-use flotilla_tests::{Cluster, FileServer, Mode, Process, free_address, simulated_model};
+use flotilla_tests::{
+    CONTROLLER_ON_FREE_PORTS, Cluster, FileServer, Mode, Process, free_address, simulated_model,
+};
 use serde_json::json;
 
 use crate::fixtures::serve;
@@ -115,16 +117,13 @@ async fn command_names_why_what_it_talks_to_is_no_fleet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn second_controller_on_the_same_data_directory_is_refused() {
     let cluster = Cluster::builder().mode(Mode::Processes).start().await;
-    let args = [
-        "controller",
-        "--http",
-        "127.0.0.1:0",
-        "--link",
-        "127.0.0.1:0",
-    ];
     // Its store is another one, as etcd is, and does not tell the two apart.
     let dirs = ["--store", "embedded:other", "--data-dir", "files"];
-    let output = fail(&cluster, &[&args[..], &dirs].concat(), 1);
+    let output = fail(
+        &cluster,
+        &[&CONTROLLER_ON_FREE_PORTS[..], &dirs].concat(),
+        1,
+    );
     assert!(
         output.contains("files is in use by another process"),
         "{output}"
@@ -253,14 +252,7 @@ async fn controller_does_not_start_with_files_that_hold_no_certificate() {
         &["--ca-file", "text"][..],
         &["--store", "etcd://127.0.0.1:1", "--etcd-ca", "text"],
     ] {
-        let listen = [
-            "controller",
-            "--http",
-            "127.0.0.1:0",
-            "--link",
-            "127.0.0.1:0",
-        ];
-        let args = [&listen[..], &["--data-dir", "c"], flags].concat();
+        let args = [&CONTROLLER_ON_FREE_PORTS[..], &["--data-dir", "c"], flags].concat();
         let (status, output) = Process::start(dir.path(), &args).wait();
         assert_eq!(status.code(), Some(1), "{output}");
         let last = output.lines().last().unwrap_or_default();

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use flotilla_tests::{
-    Api, DEADLINE, Etcd, Process, address_in_line, flotilla_binary, simulated_model,
+    Api, CONTROLLER_ON_FREE_PORTS, Etcd, Process, address_in_line, flotilla_binary, holds_in_time,
+    simulated_model,
 };
 use serde_json::{Value, json};
 
@@ -29,14 +30,7 @@ fn start_controller(dir: &Path, store: &str) -> TestController {
 
 fn controller_args(dir: &Path, store: &str) -> Vec<String> {
     let data = dir.join("controller").display().to_string();
-    let args = [
-        "controller",
-        "--http",
-        "127.0.0.1:0",
-        "--link",
-        "127.0.0.1:0",
-    ];
-    let args = args.into_iter().map(str::to_owned);
+    let args = CONTROLLER_ON_FREE_PORTS.into_iter().map(str::to_owned);
     args.chain(["--store".into(), store.into(), "--data-dir".into(), data])
         .collect()
 }
@@ -73,15 +67,8 @@ fn start_agent(dir: &Path, controller: &TestController, name: &str) -> Process {
 fn wait_until(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();
     async move {
-        let poll = async {
-            let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
-            while !condition().await {
-                tick.tick().await;
-            }
-        };
-        let held = tokio::time::timeout(DEADLINE, poll).await;
         assert!(
-            held.is_ok(),
+            holds_in_time(condition).await,
             "the condition at {caller} does not hold before the deadline"
         );
     }
