@@ -139,6 +139,7 @@ impl Fleet {
             nodes: nodes.collect(),
             models: models.collect(),
             current: current.collect(),
+            running: Vec::new(),
         }
     }
 }

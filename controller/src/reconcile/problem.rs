@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flotilla_core::placement::{
     CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, PlacementProblem,
+    RunningReplica,
 };
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, NodeName, ReplicaReadiness};
@@ -82,7 +83,40 @@ impl ProblemInputs {
             nodes: nodes.collect(),
             models: models.collect(),
             current: self.current_replicas(view, now),
+            running: self.running_replicas(view, now),
         }
+    }
+
+    /// Returns the replicas of target revisions that nodes report to be ready although they are not
+    /// assigned, as after a restore into an empty store.
+    fn running_replicas<'a>(
+        &'a self,
+        view: &'a FleetView,
+        now: Instant,
+    ) -> Vec<RunningReplica<'a>> {
+        let mut running = Vec::new();
+        let undecoded = &view.undecoded.nodes;
+        for (node_name, node) in &view.nodes {
+            if node.is_stopping() || undecoded.contains(node_name) {
+                continue;
+            }
+            let report = node.report.load();
+            for status in &report.models {
+                // Names that are not valid are those of no model.
+                let Some((name, input)) = self.models.get_key_value(status.name.as_str()) else {
+                    continue;
+                };
+                let target = input.revisions.target();
+                if !node.assigned.contains(name) && node.replica_readiness(name).serves(target) {
+                    running.push(RunningReplica {
+                        node: node_name,
+                        model: name,
+                        idle_for: report.idle_time(name, now),
+                    });
+                }
+            }
+        }
+        running
     }
 
     /// Returns all assignments except those of models and to nodes that are not understood, which stay.
@@ -174,9 +208,11 @@ impl ModelInput {
 pub(super) mod tests {
     use super::*;
     use crate::fleet::NodeRecord;
+    use crate::fleet::NodeReport;
     use crate::reconcile::writes;
     use crate::store::{StoreWrite, keys};
     use flotilla_core::{ModelRevision, StoreRevision};
+    use flotilla_proto::v1::{ModelPhase, ModelStatus};
     use std::sync::Arc;
 
     pub(in crate::reconcile) fn node(name: &NodeName, model: &ModelName) -> NodeView {
@@ -222,6 +258,55 @@ pub(super) mod tests {
         assert_eq!(with_phase(NodePhase::Suspect, false, true), []);
         let removed = StoreWrite::Delete { key };
         assert_eq!(with_phase(NodePhase::Ready, false, true), [removed]);
+    }
+
+    #[test]
+    fn model_without_assignments_is_assigned_where_a_node_reports_it() {
+        let model = Arc::new(writes::tests::model(0));
+        let key = model.endpoints.model.name().clone();
+        let revisions = model.endpoints.revisions;
+        let stable = revisions.stable.unwrap();
+        // The second node is cordoned and runs the model; the first one has nothing.
+        let plan = |revision: ModelRevision, phase, draining, stopping| {
+            let nodes = ["n1", "n2"].map(|name| {
+                let name = NodeName::new(name).unwrap();
+                let mut node = node(&name, &key);
+                node.assigned.clear();
+                if name.as_str() == "n2" {
+                    node.operation.cordoned = true;
+                    node.operation.draining = draining;
+                    let status = ModelStatus {
+                        name: key.to_string(),
+                        revision: revision.0,
+                        phase: i32::from(phase),
+                        ..ModelStatus::default()
+                    };
+                    node.report.store(Arc::new(NodeReport {
+                        models: vec![status],
+                        stopping,
+                        ..NodeReport::default()
+                    }));
+                }
+                (name, Arc::new(node))
+            });
+            let view = FleetView {
+                synced: true,
+                nodes: nodes.into(),
+                models: [(key.clone(), model.clone())].into(),
+                ..FleetView::default()
+            };
+            let inputs = ProblemInputs::new(&view, &Observations::default(), Instant::now());
+            let problem = inputs.problem(&view, Instant::now());
+            let assigned = flotilla_core::placement::solve(&problem).assign;
+            let nodes: Vec<String> = assigned.iter().map(|a| a.node.to_string()).collect();
+            nodes.concat()
+        };
+        let desired = revisions.desired;
+        assert_eq!(plan(desired, ModelPhase::Ready, false, false), "n2");
+        assert_eq!(plan(stable, ModelPhase::Ready, false, false), "n1");
+        assert_eq!(plan(desired, ModelPhase::Loading, false, false), "n1");
+        assert_eq!(plan(desired, ModelPhase::Ready, true, false), "n1");
+        assert_eq!(plan(desired, ModelPhase::Ready, false, true), "n1");
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //! - **C** Replicas stay where they are if that is allowed: solving again changes nothing, and when a
 //!   node is lost only its replicas move. A replica that answers, or may answer, leaves a draining or a
 //!   lost node only once enough others answer.
+//!   A replica that a node runs without an assignment, as after a restore into an empty store, is
+//!   assigned where it runs if its model misses one.
 //! - **D** Node selectors, taints, privacy zones and accelerators are never violated, not even by
 //!   replicas that were placed before they changed.
 //! - **E** The result depends on the input only: not on time, randomness or the order of the input.
@@ -17,9 +19,10 @@
 //!
 //! The cost is one pass over the current replicas and one pass over the nodes for each model that
 //! misses a replica; `core/benches/placement.rs` measures it. `filter.rs` has the constraints,
-//! `score.rs` the preferences, `preempt.rs` makes room for required replicas, and `solve.rs` combines
-//! them.
+//! `score.rs` the preferences, `adopt.rs` assigns what runs already, `preempt.rs` makes room for required
+//! replicas, and `solve.rs` combines them.
 
+mod adopt;
 mod filter;
 mod placement_state;
 mod preempt;
@@ -30,7 +33,7 @@ mod unschedulable;
 
 pub use problem::{
     Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
-    PlacementPlan, PlacementProblem, ReplicaMemory, Schedulability,
+    PlacementPlan, PlacementProblem, ReplicaMemory, RunningReplica, Schedulability,
 };
 pub use solve::{explain_plan, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};

@@ -149,16 +149,21 @@ impl<'a> PlacementState<'a> {
         }
     }
 
-    /// Adds a new replica of a model on a node.
-    pub(super) fn add(&mut self, node: usize, model_index: usize) {
-        let model = self.model(model_index);
+    /// Adds a replica of a model that is to be loaded on a node.
+    pub(super) fn add_new(&mut self, node: usize, model_index: usize) {
         let replica = CurrentReplica {
             node: self.nodes[node].capacity.name,
-            model: model.name,
+            model: self.model(model_index).name,
             readiness: ReplicaReadiness::NotReady,
             outdated: false,
             idle_for: Some(Duration::ZERO),
         };
+        self.add(node, model_index, replica);
+    }
+
+    /// Adds a replica that is not assigned yet.
+    pub(super) fn add(&mut self, node: usize, model_index: usize, replica: CurrentReplica<'a>) {
+        let model = self.model(model_index);
         self.allocate(node, model);
         self.replicas[model_index].push(PlannedReplica {
             node,

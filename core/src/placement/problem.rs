@@ -16,6 +16,8 @@ pub struct PlacementProblem<'a> {
     /// The current assignments. They may include ones of nodes and models that are not in the other
     /// lists; those are evicted.
     pub current: Vec<CurrentReplica<'a>>,
+    /// The replicas that answer on nodes to which they are not assigned.
+    pub running: Vec<RunningReplica<'a>>,
 }
 
 /// A node that may have replicas.
@@ -188,6 +190,17 @@ pub struct CurrentReplica<'a> {
     pub outdated: bool,
     /// Time since the replica's last request. `None`: it is computing requests, or its use is not
     /// known.
+    pub idle_for: Option<Duration>,
+}
+
+/// A replica that answers with the model's target revision on a node to which it is not assigned.
+#[derive(Debug, Clone, Copy)]
+pub struct RunningReplica<'a> {
+    /// Node of the replica.
+    pub node: &'a NodeName,
+    /// Model of the replica.
+    pub model: &'a ModelName,
+    /// Time since the replica's last request. `None`: it is computing requests.
     pub idle_for: Option<Duration>,
 }
 

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 
+use super::adopt::adopt_running;
 use super::placement_state::{PlacementState, PlannedReplica};
 use super::preempt::PreemptionVictims;
 use super::problem::{Assignment, CurrentReplica, ModelDemand, PlacementPlan, PlacementProblem};
@@ -12,6 +13,9 @@ use super::unschedulable::UnplacedReplicas;
 use crate::{ModelName, ReplicaReadiness};
 
 /// Plans the fewest changes that bring the current replicas to the demand.
+///
+/// Replicas that nodes run without an assignment are assigned there, also on cordoned and flapping
+/// nodes, before any is placed anew.
 ///
 /// Models are placed largest first, so that small ones fill the gaps, and by name if they are
 /// equally large. Among the nodes that satisfy the constraints, those in the domain of the model's
@@ -27,6 +31,7 @@ pub fn solve(problem: &PlacementProblem<'_>) -> PlacementPlan {
             state.remove(&surplus);
         }
     }
+    adopt_running(&mut state);
     // Required replicas come first. Nothing is preempted for the others.
     place_all(&mut state, |model| model.required_replicas());
     preempt_for_required(&mut state);
@@ -158,14 +163,14 @@ pub fn fits_when_others_sleep(problem: &PlacementProblem<'_>, model: &ModelName)
 }
 
 /// Returns the indices of the nodes that have a replica of a model.
-fn nodes_with_replica(state: &PlacementState<'_>, index: usize) -> BTreeSet<usize> {
+pub(super) fn nodes_with_replica(state: &PlacementState<'_>, index: usize) -> BTreeSet<usize> {
     let replicas = state.replicas[index].iter();
     replicas.map(|planned| planned.node).collect()
 }
 
 /// Returns the number of replicas that a model misses of `goal`. Replicas that leave their nodes do not
 /// count as placed.
-fn missing_replicas(state: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
+pub(super) fn missing_replicas(state: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
     let staying = state.replicas[index]
         .iter()
         .filter(|planned| !state.is_leaving(planned))
@@ -265,7 +270,7 @@ fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
         candidates.into_iter().map(|(_, node)| node).collect()
     };
     for node in chosen {
-        state.add(node, index);
+        state.add_new(node, index);
     }
 }
 
@@ -334,7 +339,7 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
             for victim in &preempted {
                 state.remove(victim);
             }
-            state.add(node, index);
+            state.add_new(node, index);
             placed = true;
         }
     }

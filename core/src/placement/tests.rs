@@ -16,6 +16,8 @@ struct TestFleet {
     models: Vec<TestModel>,
     /// The current assignments, with their readiness and for how long they are idle.
     current: BTreeMap<Assignment, (ReplicaReadiness, Option<Duration>)>,
+    /// The replicas that answer, assigned or not.
+    running: BTreeSet<Assignment>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +87,7 @@ fn fleet_with(memory: &[u64], models: Vec<TestModel>) -> TestFleet {
             .map(|(i, m)| node(i, *m))
             .collect(),
         models,
-        current: BTreeMap::new(),
+        ..TestFleet::default()
     }
 }
 
@@ -126,10 +128,18 @@ impl TestFleet {
                 outdated: false,
                 idle_for: *idle,
             });
+        let unassigned = self.running.iter();
+        let unassigned = unassigned.filter(|a| !self.current.contains_key(*a));
+        let running = unassigned.map(|assignment| RunningReplica {
+            node: &assignment.node,
+            model: &assignment.model,
+            idle_for: None,
+        });
         PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
             current: current.collect(),
+            running: running.collect(),
         }
     }
 
@@ -607,6 +617,92 @@ fn preemption_leaves_the_only_replica_that_answers_while_others_load_or_leave() 
     assert_eq!(fleet.solve().evict.len(), 1);
 }
 
+#[test]
+fn replicas_that_run_without_an_assignment_are_assigned_where_they_run() {
+    // On nodes that nobody would choose: small, slow, in one domain, cordoned or flapping.
+    let mut fleet = fleet_with(&[100, 30, 30, 100], vec![model(0, 2, 10), model(1, 1, 25)]);
+    for (node, region) in fleet.nodes.iter_mut().zip(["a", "b", "b", "c"]) {
+        node.labels.insert("region".into(), region.into());
+    }
+    fleet.models[0].spec.spread_by = Some("region".into());
+    let slow = MeasuredPerformance {
+        tokens_per_second: Some(1.0),
+        joules_per_token: Some(9.0),
+    };
+    fleet.models[0].performance = [(node_name(1), slow), (node_name(2), slow)].into();
+    let run = |node, model| Assignment {
+        node: node_name(node),
+        model: model_name(model),
+    };
+    fleet.running = [run(1, 0), run(2, 0)].into();
+    for schedulability in [
+        Schedulability::Schedulable,
+        Schedulability::Flapping,
+        Schedulability::Cordoned,
+    ] {
+        fleet.nodes[1].schedulability = schedulability;
+        let plan = fleet.solve();
+        assert!(plan.assign.is_superset(&fleet.running), "{plan:?}");
+        assert_eq!((plan.assign.len(), plan.missing.len()), (3, 0));
+        // No other model is displaced.
+        let mut taken = fleet.clone();
+        let other = run(1, 1);
+        taken.current.insert(other.clone(), (READY, None));
+        let plan = taken.solve();
+        assert!(plan.evict.is_empty() && !plan.assign.contains(&run(1, 0)));
+        assert_eq!(plan.assign.len(), 2, "{plan:?}");
+    }
+    // Only as many as are missing, on schedulable nodes first.
+    fleet.models[0].target = 1;
+    let plan = fleet.solve();
+    assert!(plan.assign.contains(&run(2, 0)) && !plan.assign.contains(&run(1, 0)));
+}
+
+#[test]
+fn running_replicas_are_not_assigned_to_nodes_that_may_not_have_them() {
+    type Change = fn(&mut TestFleet);
+    let changes: [Change; 8] = [
+        |fleet| fleet.nodes[0].schedulability = Schedulability::Draining,
+        |fleet| fleet.nodes[0].schedulability = Schedulability::ForceDraining,
+        |fleet| fleet.nodes[0].schedulability = Schedulability::Lost,
+        |fleet| fleet.nodes[0].schedulability = Schedulability::Disconnected,
+        |fleet| fleet.models[0].spec.zones = [ZoneName::new("clinic").unwrap()].into(),
+        |fleet| fleet.models[0].spec.accelerator = Some(Accelerator::Metal),
+        |fleet| {
+            fleet.nodes[0].taints.push(Taint {
+                key: "t".into(),
+                value: String::new(),
+            })
+        },
+        |fleet| fleet.models[0].memory = 101,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut fleet = fleet_with(&[100], vec![model(0, 1, 10)]);
+        let running = Assignment {
+            node: node_name(0),
+            model: model_name(0),
+        };
+        fleet.running = [running].into();
+        assert_eq!(fleet.solve().assign, fleet.running);
+        change(&mut fleet);
+        assert!(fleet.solve().is_empty(), "change {index}");
+    }
+}
+
+#[test]
+fn running_replica_that_computes_requests_is_not_preempted() {
+    let mut fleet = fleet_with(&[100], vec![model(0, 1, 90), model(1, 1, 60)]);
+    fleet.models[1].required = 0;
+    let running = Assignment {
+        node: node_name(0),
+        model: model_name(1),
+    };
+    fleet.running = [running].into();
+    let plan = fleet.solve();
+    assert_eq!(plan.assign, fleet.running);
+    assert_eq!(plan.missing.keys().collect::<Vec<_>>(), [&model_name(0)]);
+}
+
 prop_compose! {
     fn nodes()(
         parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..7), 1..9),
@@ -659,12 +755,17 @@ prop_compose! {
         nodes in nodes(),
         models in models(),
         current in prop::collection::vec((0usize..9, 0usize..10, readiness(), prop::option::of(0u64..99)), 0..12),
+        running in prop::collection::btree_set((0usize..9, 0usize..10), 0..12),
     ) -> TestFleet {
         let current = current.into_iter().map(|(node, model, readiness, idle)| {
             let assignment = Assignment { node: node_name(node), model: model_name(model) };
             (assignment, (readiness, idle.map(Duration::from_secs)))
         });
-        TestFleet { nodes, models, current: current.collect() }
+        let running = running.into_iter().map(|(node, model)| Assignment {
+            node: node_name(node),
+            model: model_name(model),
+        });
+        TestFleet { nodes, models, current: current.collect(), running: running.collect() }
     }
 }
 
@@ -778,7 +879,7 @@ proptest! {
 
     #[test]
     fn solving_again_before_replicas_are_ready_changes_nothing(nodes in nodes(), models in models()) {
-        let mut fleet = TestFleet { nodes, models, current: BTreeMap::new() };
+        let mut fleet = TestFleet { nodes, models, ..TestFleet::default() };
         let plan = fleet.solve();
         fleet.apply(&plan, ReplicaReadiness::NotReady);
         prop_assert!(fleet.solve().is_empty());
@@ -811,6 +912,7 @@ proptest! {
         reversed.models.reverse();
         let mut problem = reversed.problem();
         problem.current.reverse();
+        problem.running.reverse();
         prop_assert_eq!(fleet.solve(), solve(&problem));
     }
 
