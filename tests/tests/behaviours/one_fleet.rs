@@ -151,6 +151,12 @@ async fn nodes_of_an_etcd_that_has_lost_everything_keep_their_models_until_it_is
         cluster.wait_for_replicas(model, 1).await;
         api.delete_model(model).await;
     }
+    // A cordoned node keeps what it runs.
+    api.set_node_operation("n2", &json!({"cordoned": true}))
+        .await;
+    cluster
+        .wait_until(async || run(&cluster, &["backup"]).contains("cordoned: true"))
+        .await;
     etcd.kill();
     etcd.lose_data();
     etcd.resume();
@@ -179,14 +185,15 @@ async fn nodes_of_an_etcd_that_has_lost_everything_keep_their_models_until_it_is
     // It brings everything back.
     let output = run(&cluster, &["restore", &kept.display().to_string()]);
     assert!(output.contains("model/m restored"), "{output}");
+    assert!(output.contains("node/n2 restored"), "{output}");
     assert!(output.contains("fleet/"), "{output}");
     cluster.wait_until_ready(&["n1", "n2"]).await;
     cluster.wait_for_replicas("m", 2).await;
     cluster
         .wait_until(async || !notes().await.contains("EMPTY"))
         .await;
-    api.apply(&simulated_model("after", 2, &json!({}))).await;
-    cluster.wait_for_replicas("after", 2).await;
+    api.apply(&simulated_model("after", 1, &json!({}))).await;
+    cluster.wait_for_replicas("after", 1).await;
     for name in ["n1", "n2"] {
         let agent = cluster.agent_mut(name);
         agent.signal(libc::SIGTERM);
