@@ -3,12 +3,10 @@
 use flotilla_core::spec::EngineKind;
 use flotilla_engine::{Engine, LoadError, SimulatedEngine, UpstreamEngine};
 
-use crate::runners::RunnerEngine;
-
 /// One engine for each kind.
 pub(crate) struct Engines {
     /// For the engines that compute: each model in a process of its own.
-    runners: RunnerEngine,
+    runners: Box<dyn Engine>,
     upstream: UpstreamEngine,
     simulated: SimulatedEngine,
 }
@@ -19,9 +17,12 @@ impl Engines {
     ///
     /// # Errors
     /// When the HTTP client of [`UpstreamEngine`] cannot be set up.
-    pub(crate) fn new(runners: RunnerEngine, simulated_slowdown: f64) -> Result<Self, LoadError> {
+    pub(crate) fn new(
+        runners: impl Engine + 'static,
+        simulated_slowdown: f64,
+    ) -> Result<Self, LoadError> {
         Ok(Self {
-            runners,
+            runners: Box::new(runners),
             upstream: UpstreamEngine::new()?,
             simulated: SimulatedEngine {
                 slowdown: simulated_slowdown,
@@ -32,7 +33,7 @@ impl Engines {
     /// Returns the engine of this kind.
     pub(crate) fn get(&self, kind: EngineKind) -> &dyn Engine {
         match kind {
-            EngineKind::Mistral => &self.runners,
+            EngineKind::Mistral => &*self.runners,
             EngineKind::Upstream => &self.upstream,
             EngineKind::Simulated => &self.simulated,
         }

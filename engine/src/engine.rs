@@ -11,9 +11,10 @@ use flotilla_core::generate::{
 };
 use flotilla_core::spec::Model;
 use futures::Stream;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
-use crate::LoadError;
+use crate::{LoadError, StuckProcess};
 
 /// The events of one generation. Dropping the stream stops the generation within one token.
 pub type GenerateEvents = Pin<Box<dyn Stream<Item = Result<GenerateEvent, RequestError>> + Send>>;
@@ -21,6 +22,35 @@ pub type GenerateEvents = Pin<Box<dyn Stream<Item = Result<GenerateEvent, Reques
 /// A callback that receives the progress of a load: the name of the current step, and the
 /// completed fraction from 0 to 1.
 pub type LoadProgress = Arc<dyn Fn(&str, f32) + Send + Sync>;
+
+/// How a load is cancelled, and where it reports a process that cannot be ended.
+#[derive(Debug, Clone, Default)]
+pub struct LoadControl {
+    /// Cancelled once the model is not wanted any more.
+    pub cancelled: CancellationToken,
+    stuck: Arc<SetOnce<StuckProcess>>,
+}
+
+impl LoadControl {
+    /// Creates the control of a load that ends once `cancelled` is cancelled.
+    #[must_use]
+    pub fn new(cancelled: CancellationToken) -> Self {
+        Self {
+            cancelled,
+            stuck: Arc::default(),
+        }
+    }
+
+    /// Reports that the process of the load cannot be ended. The first report counts.
+    pub fn report_stuck(&self, process: StuckProcess) {
+        let _ = self.stuck.set(process);
+    }
+
+    /// Waits until the process of the load cannot be ended. Never returns otherwise.
+    pub async fn stuck(&self) -> StuckProcess {
+        *self.stuck.wait().await
+    }
+}
 
 /// Loads models.
 #[async_trait]
@@ -31,8 +61,9 @@ pub trait Engine: Send + Sync {
     /// When the model's files do not exist or cannot be read.
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError>;
 
-    /// Loads a model. The work runs off the async threads. Once `cancelled` is cancelled, a load that can
-    /// be interrupted ends; its memory is free when this returns.
+    /// Loads a model. The work runs off the async threads. Once `control` is cancelled, a load that can
+    /// be interrupted ends; its memory is free when this returns an error, and `control` learns what that waits
+    /// for.
     ///
     /// # Errors
     /// [`LoadError`] with the problem; [`LoadError::remedy`] says what to do.
@@ -40,7 +71,7 @@ pub trait Engine: Send + Sync {
         &self,
         model: &Model,
         progress: LoadProgress,
-        cancelled: &CancellationToken,
+        control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError>;
 }
 
@@ -114,7 +145,7 @@ pub trait LoadedModel: Send + Sync {
         first_fault(|| self.fault()).await;
     }
 
-    /// Waits until the model can never answer again, and returns why.
+    /// Waits until the model can never answer again and its process, if it has one, has ended. Returns why.
     async fn failed(&self) -> LoadError {
         LoadError::Engine(first_fault(|| self.fault()).await)
     }
@@ -129,8 +160,14 @@ pub trait LoadedModel: Send + Sync {
         None
     }
 
-    /// Frees what the model holds. Called once, after the last request.
+    /// Frees what the model holds, and returns once that is free. Called once, after the last request.
     async fn unload(&self) {}
+
+    /// Waits until the model's process cannot be ended, so that [`failed`](Self::failed) and
+    /// [`unload`](Self::unload) may not return for long. Never returns otherwise.
+    async fn stuck(&self) -> StuckProcess {
+        std::future::pending().await
+    }
 }
 
 /// How often a model is asked whether it can still answer.

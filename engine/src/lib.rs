@@ -21,9 +21,9 @@ pub mod runner;
 mod simulated;
 mod upstream;
 
-pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadProgress, LoadedModel};
+pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadControl, LoadProgress, LoadedModel};
 pub use error::LoadError;
 pub use mistral::{MistralEngine, check_model_files};
-pub use process_end::{EndCause, ProcessEnd};
+pub use process_end::{EndCause, ProcessEnd, StuckProcess};
 pub use simulated::SimulatedEngine;
 pub use upstream::UpstreamEngine;

@@ -31,9 +31,6 @@ pub enum EndCause {
     /// The system gave it no further thread.
     #[error("could not start a thread: the system had none left for it")]
     NoThread,
-    /// It did not end within this many seconds although the agent had ended it.
-    #[error("did not end within {0} s of signal 9 (SIGKILL): it waits in the kernel")]
-    NotEnded(u64),
     /// It needed more memory than this limit.
     #[error("needed more memory than its limit of {0}")]
     MemoryLimit(Bytes),
@@ -54,9 +51,6 @@ impl EndCause {
             Self::NoThread => {
                 "raise the limits on threads (ulimit -u, TasksMax of the service, pids of the container), or free memory"
             }
-            Self::NotEnded(_) => {
-                "check the drive that the model's files are on and the accelerator's driver: one of them hangs"
-            }
             Self::NodeOutOfMemory => {
                 "lower --memory of the node to what it really has for models, or end what else takes its memory"
             }
@@ -70,6 +64,25 @@ impl EndCause {
                 "see the agent's log, which has what the process logged"
             }
         }
+    }
+}
+
+/// A process of a model that the agent cannot end: it waits in the kernel, for a drive or a driver that hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the process {process} of this model does not end after SIGKILL: it waits in the kernel and keeps its memory; \
+     the model is started again on this node only once it has ended"
+)]
+pub struct StuckProcess {
+    /// Its process id.
+    pub process: u32,
+}
+
+impl StuckProcess {
+    /// What an operator can do about the process.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        "check the drive that the model's files are on and the accelerator's driver: one of them hangs"
     }
 }
 

@@ -15,9 +15,10 @@ use flotilla_core::routing::conversation_prefixes;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
-use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
+use crate::{
+    ComputeLocation, Engine, GenerateEvents, LoadControl, LoadError, LoadProgress, LoadedModel,
+};
 
 /// The tokens of an answer, repeated as often as needed.
 const TOKENS: [&str; 9] = [
@@ -53,13 +54,13 @@ impl Engine for SimulatedEngine {
         &self,
         model: &Model,
         _: LoadProgress,
-        cancelled: &CancellationToken,
+        control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let options = &model.spec.options;
         let load_time = Duration::from_millis(options.load_ms.unwrap_or(0));
         tokio::select! {
             () = tokio::time::sleep(load_time) => {}
-            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+            () = control.cancelled.cancelled() => return Err(LoadError::Cancelled),
         }
         if let Some(problem) = &options.load_error {
             return Err(LoadError::Engine(problem.clone()));

@@ -17,7 +17,7 @@ use std::time::Duration;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, ModelRevision};
-use flotilla_engine::LoadError;
+use flotilla_engine::{LoadError, StuckProcess};
 
 use super::live_counters::LiveCounters;
 use super::memory_budget::InstanceMemory;
@@ -46,6 +46,8 @@ pub(super) struct ModelInstance {
     pub(super) restarts: Restarts,
     /// The memory that its process was charged last. `None` until it was measured.
     pub(super) measured: Option<Bytes>,
+    /// Its process, if that was to end and does not. The instance stays in its phase and keeps its memory.
+    pub(super) stuck: Option<StuckProcess>,
 }
 
 /// What an instance is to its model.
@@ -134,6 +136,10 @@ pub(super) enum InstanceEvent {
     RestartDue,
     /// Its memory was measured.
     MemoryMeasured(Bytes),
+    /// Its process cannot be ended. Another event follows once it has ended.
+    ProcessStuck(StuckProcess),
+    /// A process of the same model and revision, which could not be ended, has ended.
+    OtherProcessEnded,
     /// It has to stop.
     Retire(RetireReason),
     /// It is drained and its memory is free.
@@ -253,7 +259,10 @@ impl InstancePhase {
             (Self::LoadCancelled { .. }, InstanceEvent::RestartFailed { .. }) => {
                 (Self::Gone, vec![])
             }
-            (Self::Restarting(_), InstanceEvent::RestartDue) => (Self::Waiting, vec![]),
+            (Self::Restarting(_), InstanceEvent::RestartDue)
+            | (Self::Failed(InstanceError::Stuck(_)), InstanceEvent::OtherProcessEnded) => {
+                (Self::Waiting, vec![])
+            }
             (Self::Ready { served, .. }, InstanceEvent::MemoryMeasured(memory)) => {
                 (Self::Ready { memory, served }, vec![])
             }
@@ -350,6 +359,11 @@ impl InstancePhase {
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self, Self::LoadCancelled { .. } | Self::Draining { .. })
     }
+
+    /// Whether the instance may wait for the end of its process.
+    fn may_await_end(&self) -> bool {
+        self.is_leaving() || matches!(self, Self::Loading { .. } | Self::Ending { .. })
+    }
 }
 
 impl ModelInstance {
@@ -358,12 +372,14 @@ impl ModelInstance {
     pub(super) fn apply(&mut self, mut event: InstanceEvent) -> Vec<InstanceAction> {
         match &mut event {
             InstanceEvent::MemoryMeasured(memory) => self.measured = Some(*memory),
+            InstanceEvent::ProcessStuck(process) => self.stuck = Some(*process),
             InstanceEvent::Checked(CheckResult::Loadable { needed, .. }) => {
                 *needed = self.measured.unwrap_or(*needed);
             }
             _ => {}
         }
         let (phase, actions) = self.phase.clone().step(event);
+        self.stuck = self.stuck.filter(|_| phase.may_await_end());
         self.phase = phase;
         actions
     }
@@ -373,7 +389,8 @@ impl ModelInstance {
         InstanceMemory {
             bytes: self.phase.memory(),
             on_device: self.on_device,
-            is_leaving: self.phase.is_leaving(),
+            // Nobody knows when a process ends that cannot be ended.
+            is_leaving: self.phase.is_leaving() && self.stuck.is_none(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Why a model instance cannot serve.
 
 use flotilla_core::Bytes;
-use flotilla_engine::LoadError;
+use flotilla_engine::{LoadError, StuckProcess};
 
 use crate::artifacts::ArtifactError;
 
@@ -30,6 +30,9 @@ pub(crate) enum InstanceError {
     /// The engine could not load the model, or it stopped working.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A process of the model cannot be ended.
+    #[error(transparent)]
+    Stuck(#[from] StuckProcess),
 }
 
 impl InstanceError {
@@ -45,6 +48,7 @@ impl InstanceError {
             }
             Self::Fetch(error) => error.remedy(),
             Self::Load(error) => error.remedy(),
+            Self::Stuck(process) => process.remedy(),
         }
     }
 }

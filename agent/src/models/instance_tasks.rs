@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
-use flotilla_engine::LoadProgress;
+use flotilla_engine::{LoadControl, LoadError, LoadProgress, StuckProcess};
+use tokio::sync::mpsc;
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -40,7 +41,10 @@ pub(super) struct InstanceTasks {
     /// The tasks that wait for the end of ready models, and find out why it came.
     watches: HashMap<InstanceId, AbortHandle>,
     /// Cancelled when the agent stops.
-    stop_loads: CancellationToken,
+    stop: CancellationToken,
+    /// Where tasks report processes that cannot be ended.
+    reports: mpsc::UnboundedSender<(InstanceId, InstanceEvent)>,
+    reported: mpsc::UnboundedReceiver<(InstanceId, InstanceEvent)>,
 }
 
 impl InstanceTasks {
@@ -50,6 +54,7 @@ impl InstanceTasks {
         statuses: ModelStatuses,
         config: &super::ModelManagerConfig,
     ) -> Self {
+        let (reports, reported) = mpsc::unbounded_channel();
         Self {
             engines,
             artifacts,
@@ -61,7 +66,9 @@ impl InstanceTasks {
             fetches: HashMap::new(),
             loads: HashMap::new(),
             watches: HashMap::new(),
-            stop_loads: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            reports,
+            reported,
         }
     }
 
@@ -111,11 +118,14 @@ impl InstanceTasks {
         let metrics = self.metrics.for_model(&instance.model);
         let counters = instance.counters.clone();
         let (engines, id) = (self.engines.clone(), instance.id);
-        let cancel = self.stop_loads.child_token();
-        self.loads.insert(id, cancel.clone());
+        let control = LoadControl::new(self.stop.child_token());
+        self.loads.insert(id, control.cancelled.clone());
+        let end = self.process_end(id);
         self.spawn(id, async move {
             let engine = engines.get(model.spec.engine);
-            let loaded = engine.load(&model, progress, &cancel).await;
+            let load = engine.load(&model, progress, &control);
+            let loaded = end.follow(load, control.stuck()).await;
+            let loaded = loaded.unwrap_or(Err(LoadError::Cancelled));
             let served = loaded.map(|loaded| {
                 let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics, counters));
                 for warning in served.file_warnings() {
@@ -148,11 +158,11 @@ impl InstanceTasks {
     /// and finds out why. Ends with [`InstanceEvent::EngineFailed`].
     pub(super) fn follow_end(&mut self, id: InstanceId, served: &Arc<ServedModel>) {
         served.close("the process of the model has ended");
-        let model = served.model.clone();
+        let (model, end) = (served.model.clone(), self.process_end(id));
         let task = self.spawn(id, async move {
-            let error = model.failed().await;
+            let error = end.follow(model.failed(), model.stuck()).await;
             InstanceEvent::EngineFailed {
-                error,
+                error: error.unwrap_or(LoadError::Cancelled),
                 restart_after: None,
             }
         });
@@ -161,7 +171,7 @@ impl InstanceTasks {
 
     /// Waits before an instance is started again. Ends with [`InstanceEvent::RestartDue`].
     pub(super) fn restart_after(&mut self, id: InstanceId, delay: Duration) {
-        let stop = self.stop_loads.clone();
+        let stop = self.stop.clone();
         self.spawn(id, async move {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -183,7 +193,7 @@ impl InstanceTasks {
         if let Some(watch) = self.watches.remove(&id) {
             watch.abort();
         }
-        let timeout = self.drain_timeout;
+        let (timeout, end) = (self.drain_timeout, self.process_end(id));
         self.spawn(id, async move {
             if reason == RetireReason::NotDesired {
                 served.close(UNLOADED);
@@ -202,21 +212,35 @@ impl InstanceTasks {
                 served.cut();
                 let _ = tokio::time::timeout(CUT_TIME, served.drained()).await;
             }
-            served.model.unload().await;
+            end.follow(served.model.unload(), served.model.stuck())
+                .await;
             drop(served);
             InstanceEvent::Unloaded
         });
     }
 
-    /// Makes all running loads fail.
-    pub(super) fn stop_loads(&self) {
-        self.stop_loads.cancel();
+    /// Makes all running loads fail, and lets no task wait any longer for a process that cannot be ended.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
     }
 
-    /// Waits for the next task to end. Returns `None` when none is running.
+    fn process_end(&self, id: InstanceId) -> ProcessEndTask {
+        ProcessEndTask {
+            id,
+            reports: self.reports.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// Waits for the next report of a task, or for the next task to end. Returns `None` when none is running.
     pub(super) async fn next_event(&mut self) -> Option<(InstanceId, InstanceEvent)> {
         loop {
-            let ended = self.running.join_next_with_id().await?;
+            let ended = tokio::select! {
+                // A report comes before the end of its task.
+                biased;
+                Some(report) = self.reported.recv() => return Some(report),
+                ended = self.running.join_next_with_id() => ended?,
+            };
             let task = match &ended {
                 Ok((task, _)) => *task,
                 Err(error) => error.id(),
@@ -249,6 +273,36 @@ impl InstanceTasks {
         let statuses = self.statuses.clone();
         let (model, revision) = (instance.model.clone(), instance.revision);
         Arc::new(move |step, fraction| statuses.set_progress(&model, revision, step, fraction))
+    }
+}
+
+/// Waits for the end of an instance's process in a task of the instance.
+struct ProcessEndTask {
+    id: InstanceId,
+    reports: mpsc::UnboundedSender<(InstanceId, InstanceEvent)>,
+    /// Cancelled when the agent stops.
+    stop: CancellationToken,
+}
+
+impl ProcessEndTask {
+    /// Does `work`, which may wait for the end of a process. Sends [`InstanceEvent::ProcessStuck`] when that cannot be
+    /// ended. Returns `None` if the agent stops while it cannot.
+    async fn follow<T>(
+        &self,
+        work: impl Future<Output = T>,
+        stuck: impl Future<Output = StuckProcess>,
+    ) -> Option<T> {
+        let given_up = async {
+            let event = InstanceEvent::ProcessStuck(stuck.await);
+            // It fails only after the manager has ended.
+            let _ = self.reports.send((self.id, event));
+            self.stop.cancelled().await;
+        };
+        tokio::select! {
+            biased;
+            result = work => Some(result),
+            () = given_up => None,
+        }
     }
 }
 

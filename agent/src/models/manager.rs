@@ -123,7 +123,7 @@ impl ModelManager {
                 _ = measure.tick() => self.measure_memory(),
             }
         }
-        self.tasks.stop_loads();
+        self.tasks.stop();
         self.reconcile(&[]);
         while let Some((id, event)) = self.tasks.next_event().await {
             self.handle(id, event);
@@ -183,6 +183,7 @@ impl ModelManager {
             match (next_step(current, next, desired), desired) {
                 (ReconcileStep::StopCurrent, _) => self.stop_current(name),
                 (ReconcileStep::StopNext, _) => self.stop_next(name),
+                (ReconcileStep::SetAside, _) => self.set_aside(name),
                 (ReconcileStep::StartCurrent, Some(desired)) => {
                     self.start(desired, InstanceRole::Current);
                     break;
@@ -226,12 +227,23 @@ impl ModelManager {
         role: InstanceRole,
     ) {
         let instance = self.instances.get(&id);
+        let revision = instance.map(|instance| instance.revision);
+        let mut same = self
+            .instances
+            .values()
+            .filter(|other| other.model == *model && Some(other.revision) == revision);
+        if let Some(process) = same.find_map(|other| other.stuck) {
+            // It would hang as well.
+            self.handle(id, InstanceEvent::StartFailed(process.into()));
+            return;
+        }
         let on_device = instance.is_some_and(|instance| instance.on_device);
         let memory = |instance: &ModelInstance| {
             let memory = instance.memory();
             InstanceMemory {
                 // What a held model takes will be free soon, unless it is desired after all.
-                is_leaving: memory.is_leaving || self.held.contains(&instance.model),
+                is_leaving: memory.is_leaving
+                    || self.held.contains(&instance.model) && instance.stuck.is_none(),
                 ..memory
             }
         };
@@ -273,6 +285,7 @@ impl ModelManager {
             counters: Arc::default(),
             restarts: Restarts::default(),
             measured: None,
+            stuck: None,
         };
         self.instances.insert(id, instance);
         self.files_changed = true;
@@ -364,57 +377,18 @@ impl ModelManager {
         }
     }
 
-    /// Makes the next instance the current one, and retires the one that it replaces.
-    fn promote(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id) else {
-            return;
-        };
-        if instance.role != InstanceRole::Next {
-            return;
-        }
-        let replaced = self.instance(&instance.model, InstanceRole::Current);
-        let replaced = replaced.map(|replaced| replaced.id);
-        self.set_role(id, InstanceRole::Current);
-        if let Some(replaced) = replaced {
-            self.set_role(replaced, InstanceRole::Retired);
-            self.apply(replaced, InstanceEvent::Retire(RetireReason::Replaced));
-        }
-    }
-
-    /// Removes an instance that is gone. If it was the current one, the next one becomes current.
-    fn remove_instance(&mut self, id: InstanceId) {
-        let Some(removed) = self.instances.remove(&id) else {
-            return;
-        };
-        self.files_changed = true;
-        if removed.role == InstanceRole::Current
-            && let Some(next) = self.instance(&removed.model, InstanceRole::Next)
-        {
-            let next = next.id;
-            self.set_role(next, InstanceRole::Current);
-        }
-    }
-
-    /// Returns the instance of a model with this role.
-    fn instance(&self, model: &ModelName, role: InstanceRole) -> Option<&ModelInstance> {
-        let mut instances = self.instances.values();
-        instances.find(|instance| instance.role == role && instance.model == *model)
-    }
-
-    fn set_role(&mut self, id: InstanceId, role: InstanceRole) {
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.role = role;
-        }
-    }
-
     /// Updates the status of a model.
     fn report(&self, model: &ModelName) {
-        match self.instance(model, InstanceRole::Current) {
+        let mut instances = self.instances.values();
+        let retired = instances.find(|retired| retired.model == *model && retired.stuck.is_some());
+        let current = self.instance(model, InstanceRole::Current);
+        match current.or(retired) {
             Some(current) => {
                 let next = self.instance(model, InstanceRole::Next);
+                let retired = retired.and_then(|retired| retired.stuck);
                 let served = current.served().cloned();
                 self.statuses
-                    .set(model, status_message(current, next), served);
+                    .set(model, status_message(current, next, retired), served);
             }
             None => self.statuses.remove(model),
         }
@@ -455,6 +429,8 @@ fn needed_files<'a>(
     }
     needed
 }
+
+mod roles;
 
 #[cfg(test)]
 mod tests;

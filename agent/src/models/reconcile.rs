@@ -16,6 +16,8 @@ pub(super) enum ReconcileStep {
     StopCurrent,
     /// Stop the instance that should have replaced the current one.
     StopNext,
+    /// Retire the current instance, whose process cannot be ended, so that another revision can start beside it.
+    SetAside,
 }
 
 /// Decides the next step for one model. `next` is `None` whenever `current` is.
@@ -38,6 +40,9 @@ pub(super) fn next_step(
         return ReconcileStep::StopNext;
     }
     match &current.phase {
+        phase if phase.is_leaving() && current.stuck.is_some() && !is_desired && has_spec => {
+            ReconcileStep::SetAside
+        }
         // The instance ends by itself, even if it is desired again meanwhile.
         phase if phase.is_leaving() => ReconcileStep::Keep,
         InstancePhase::Waiting | InstancePhase::Checked { .. } if is_desired && has_spec => {
@@ -65,7 +70,7 @@ mod tests {
     use crate::models::served_model::tests::served_model;
     use flotilla_core::spec::{Model, ModelSpec};
     use flotilla_core::{Bytes, ModelName, ModelRevision};
-    use flotilla_engine::LoadError;
+    use flotilla_engine::{LoadError, StuckProcess};
 
     fn name() -> ModelName {
         ModelName::new("m").unwrap()
@@ -83,6 +88,7 @@ mod tests {
             counters: Default::default(),
             restarts: Default::default(),
             measured: None,
+            stuck: None,
         }
     }
 
@@ -208,6 +214,18 @@ mod tests {
         for desired in [None, Some(desired(1)), Some(desired(2))] {
             assert_eq!(step(cancelled(), None, desired), ReconcileStep::Keep);
         }
+    }
+
+    #[test]
+    fn instance_that_cannot_leave_is_set_aside_for_another_revision_only() {
+        let mut current = instance(1, InstancePhase::LoadCancelled { memory: Bytes(1) });
+        current.stuck = Some(StuckProcess { process: 1 });
+        let step =
+            |desired: Option<DesiredModel>| next_step(Some(&current), None, desired.as_ref());
+        for desired in [None, Some(desired(1)), Some(without_spec(2))] {
+            assert_eq!(step(desired), ReconcileStep::Keep);
+        }
+        assert_eq!(step(Some(desired(2))), ReconcileStep::SetAside);
     }
 
     #[test]

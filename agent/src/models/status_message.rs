@@ -1,16 +1,31 @@
 //! The status of a model as a message to controllers.
 
+use flotilla_engine::StuckProcess;
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::InstanceError;
 use super::instance::{InstancePhase, ModelInstance};
 
-/// Builds the status of a model from its current instance and the one that will replace it.
-pub(super) fn status_message(current: &ModelInstance, next: Option<&ModelInstance>) -> ModelStatus {
-    ModelStatus {
+/// Builds the status of a model from its current instance, the one that will replace it, and a process of a retired
+/// one that cannot be ended.
+pub(super) fn status_message(
+    current: &ModelInstance,
+    next: Option<&ModelInstance>,
+    retired: Option<StuckProcess>,
+) -> ModelStatus {
+    let mut message = ModelStatus {
         replacement: next.map(|next| Box::new(instance_message(next))),
         ..instance_message(current)
+    };
+    if let Some(process) = retired.filter(|_| message.error.is_empty()) {
+        set_error(&mut message, &process.into());
     }
+    message
+}
+
+fn set_error(message: &mut ModelStatus, error: &InstanceError) {
+    message.error = error.to_string();
+    error.remedy().clone_into(&mut message.remedy);
 }
 
 fn instance_message(instance: &ModelInstance) -> ModelStatus {
@@ -22,6 +37,11 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         ..ModelStatus::default()
     };
     let phase = match &instance.phase {
+        // Controllers place the model elsewhere meanwhile.
+        _ if let Some(process) = instance.stuck => {
+            set_error(&mut message, &process.into());
+            ModelPhase::Failed
+        }
         InstancePhase::Waiting | InstancePhase::Checking => {
             "checking".clone_into(&mut message.loading_stage);
             ModelPhase::Loading
@@ -43,13 +63,11 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         }
         InstancePhase::Restarting(error) => {
             "restarting".clone_into(&mut message.loading_stage);
-            message.error = error.to_string();
-            error.remedy().clone_into(&mut message.remedy);
+            set_error(&mut message, error);
             ModelPhase::Loading
         }
         InstancePhase::Failed(error) => {
-            message.error = error.to_string();
-            error.remedy().clone_into(&mut message.remedy);
+            set_error(&mut message, error);
             if let InstanceError::Memory { needed, .. }
             | InstanceError::DeviceMemory { needed, .. } = error
             {

@@ -9,13 +9,16 @@
 mod end_cause;
 mod health_check;
 mod process_files;
+mod process_watch;
 mod runner_cgroup;
 mod runner_command;
 mod runner_log;
 mod runner_model;
 mod runner_process;
+mod runner_start;
 mod spawner;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,7 +26,7 @@ use flotilla_core::Bytes;
 use flotilla_core::spec::{Model, ModelSpec};
 use flotilla_engine::runner::MAX_MESSAGE;
 use flotilla_engine::{
-    EndCause, Engine, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
+    EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
 };
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1;
@@ -31,7 +34,6 @@ use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::v1::load_event::Event;
 use flotilla_proto::v1::runner_client::RunnerClient;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub use self::runner_command::RunnerCommand;
 use self::runner_command::RunnerSettings;
@@ -165,24 +167,33 @@ impl Engine for RunnerEngine {
         &self,
         model: &Model,
         progress: LoadProgress,
-        cancelled: &CancellationToken,
+        control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         // The semaphore is never closed.
-        let _permit = tokio::select! {
+        let permit = tokio::select! {
             permit = self.loads.acquire() => permit.map_err(|_| LoadError::Cancelled)?,
-            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+            () = control.cancelled.cancelled() => return Err(LoadError::Cancelled),
         };
         let runner = self.start_runner(model).await?;
-        let loaded = tokio::select! {
-            loaded = runner.load(model, progress) => loaded,
-            () = cancelled.cancelled() => Err(LoadError::Cancelled),
-        };
-        let description = match loaded {
-            Ok(description) => description,
-            Err(error) => {
+        let load = async {
+            let loaded = tokio::select! {
+                loaded = runner.load(model, progress) => loaded,
+                () = control.cancelled.cancelled() => Err(LoadError::Cancelled),
+            };
+            if loaded.is_err() {
                 runner.process.end().await;
-                return Err(error);
             }
+            loaded
+        };
+        let report_stuck = async {
+            control.report_stuck(runner.process.stuck().await);
+            // Other models are loaded meanwhile.
+            drop(permit);
+            std::future::pending::<Infallible>().await
+        };
+        let description = tokio::select! {
+            loaded = load => loaded?,
+            never = report_stuck => match never {},
         };
         let client = InferenceClient::with_origin(runner.channel, transport::origin())
             .max_decoding_message_size(MAX_MESSAGE)

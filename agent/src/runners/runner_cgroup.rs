@@ -88,30 +88,29 @@ impl RunnerCgroups {
         Ok(cgroups)
     }
 
-    /// Removes the cgroups of runners of an agent that was killed.
+    /// Removes the cgroups of runners of agents that were killed. Called before this process creates any. Those whose
+    /// agent's process id is in use stay, whoever uses it: another agent may be about to start a process in one.
     fn remove_old(&self) {
         let entries = std::fs::read_dir(&self.delegated).into_iter().flatten();
         for entry in entries.flatten() {
-            if entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(RUNNER_PREFIX)
-            {
+            let agent = agent_of(&entry.file_name().to_string_lossy());
+            if agent.is_some_and(is_earlier_agent) {
                 // It fails for one that is in use.
                 let _ = std::fs::remove_dir(entry.path());
             }
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn below(path: &Path) -> Self {
+        Self {
+            delegated: path.to_owned(),
+        }
+    }
+
     /// Creates a cgroup whose processes may take so much memory, and are ended together.
     pub(super) fn create(&self, limit: Option<Bytes>) -> io::Result<RunnerCgroup> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{RUNNER_PREFIX}{}-{number}", std::process::id());
-        let cgroup = RunnerCgroup {
-            path: self.delegated.join(name),
-        };
-        std::fs::create_dir(&cgroup.path)?;
+        let cgroup = self.create_empty()?;
         if let Some(limit) = limit {
             cgroup.write("memory.max", &limit.0.to_string())?;
             // Without swap accounting in the kernel there is no such file.
@@ -120,9 +119,41 @@ impl RunnerCgroups {
         cgroup.write("memory.oom.group", "1")?;
         Ok(cgroup)
     }
+
+    /// Creates a cgroup without limits.
+    fn create_empty(&self) -> io::Result<RunnerCgroup> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{RUNNER_PREFIX}{}-{number}", std::process::id());
+            let path = self.delegated.join(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(RunnerCgroup { path }),
+                // That of an earlier agent with this process id, in which a process has not ended.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Returns the process id of the agent that has given this name to the cgroup of a runner.
+fn agent_of(name: &str) -> Option<u32> {
+    let (process, _) = name.strip_prefix(RUNNER_PREFIX)?.split_once('-')?;
+    process.parse().ok()
+}
+
+/// Whether no other process has the id of this agent's process now. An earlier agent may have had that of this process.
+fn is_earlier_agent(process: u32) -> bool {
+    process == std::process::id() || !Path::new("/proc").join(process.to_string()).exists()
 }
 
 impl RunnerCgroup {
+    #[cfg(test)]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Moves a process into the cgroup.
     pub(super) fn add(&self, process: u32) -> io::Result<()> {
         self.write("cgroup.procs", &process.to_string())
@@ -247,11 +278,48 @@ mod tests {
     }
 
     #[test]
+    fn only_cgroups_of_agents_that_have_ended_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |process| format!("{RUNNER_PREFIX}{process}-0");
+        // The test's parent runs.
+        let running = name(std::os::unix::process::parent_id());
+        let others = [
+            "flotilla-agent".to_owned(),
+            "flotilla-runner-x-0".to_owned(),
+        ];
+        // No process has the largest number as its id.
+        let (own, ended) = (name(std::process::id()), name(u32::MAX));
+        for name in others.iter().chain([&running, &own, &ended]) {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        RunnerCgroups::below(dir.path()).remove_old();
+        let is_there = |name: &String| dir.path().join(name).is_dir();
+        assert!(is_there(&running) && others.iter().all(is_there));
+        assert!(!is_there(&own) && !is_there(&ended));
+    }
+
+    #[test]
+    fn name_of_a_cgroup_that_an_earlier_agent_has_left_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroups = RunnerCgroups::below(dir.path());
+        let number = |cgroup: &RunnerCgroup| {
+            let name = cgroup.path.file_name().unwrap().to_str().unwrap();
+            name.rsplit_once('-').unwrap().1.parse::<u64>().unwrap()
+        };
+        let first = cgroups.create(None).unwrap();
+        // Other tests may count as well.
+        let next = number(&first) + 1;
+        for left in next..next + 50 {
+            let name = format!("{RUNNER_PREFIX}{}-{left}", std::process::id());
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        assert!(number(&cgroups.create(None).unwrap()) >= next + 50);
+    }
+
+    #[test]
     fn cgroup_of_a_runner_has_its_limit() {
         let dir = tempfile::tempdir().unwrap();
-        let cgroups = RunnerCgroups {
-            delegated: dir.path().to_owned(),
-        };
+        let cgroups = RunnerCgroups::below(dir.path());
         let cgroup = cgroups.create(Some(Bytes(5_000))).unwrap();
         cgroup.add(7).unwrap();
         let read = |file| std::fs::read_to_string(cgroup.path.join(file)).unwrap();
@@ -267,7 +335,7 @@ mod tests {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let created = cgroup_mount(&mounts).ok_or("no cgroups of version 2 are mounted".to_owned());
         let created = created.and_then(|mount| {
-            let cgroups = RunnerCgroups { delegated: mount };
+            let cgroups = RunnerCgroups::below(&mount);
             let created = cgroups.create(Some(Bytes(32 << 20)));
             created.map_err(|error| error.to_string())
         });

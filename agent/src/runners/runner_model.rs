@@ -6,7 +6,7 @@ use flotilla_core::generate::{
     ChoiceDelta, EmbedRequest, Embeddings, FileDefaults, GenerateEvent, GenerateRequest,
     RequestError,
 };
-use flotilla_engine::{GenerateEvents, LoadError, LoadedModel};
+use flotilla_engine::{GenerateEvents, LoadError, LoadedModel, StuckProcess};
 use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::{answer_messages, status, v1};
@@ -123,6 +123,10 @@ impl LoadedModel for RunnerModel {
 
     async fn unload(&self) {
         self.process.end().await;
+    }
+
+    async fn stuck(&self) -> StuckProcess {
+        self.process.stuck().await
     }
 }
 

@@ -66,13 +66,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
-use tokio_util::sync::CancellationToken;
 
 use self::file_reading::FileReading;
 use self::inspection::Inspection;
 use self::model::MistralModel;
 use self::model_files::ModelFiles;
-use crate::{Engine, LoadError, LoadProgress, LoadedModel};
+use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel};
 
 /// Loads models with mistral.rs.
 #[derive(Default)]
@@ -94,7 +93,7 @@ impl Engine for MistralEngine {
         model: &Model,
         progress: LoadProgress,
         // A load of mistral.rs cannot be interrupted: the process that it runs in is ended instead.
-        _: &CancellationToken,
+        _: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let guard = self.loading.lock().await;
         let loaded = load::load(&model.spec, progress).await?;

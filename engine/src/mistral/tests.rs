@@ -11,10 +11,9 @@ use flotilla_core::generate::{
 use flotilla_core::spec::{Model, ModelSource, ModelSpec};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::MistralEngine;
-use crate::{Engine, LoadError, LoadedModel};
+use crate::{Engine, LoadControl, LoadError, LoadedModel};
 
 mod broken_models;
 mod context;
@@ -59,8 +58,8 @@ async fn load_spec(spec: ModelSpec) -> Result<Arc<dyn LoadedModel>, LoadError> {
     });
     let model: Model = serde_json::from_value(resource).unwrap();
     let engine = MistralEngine::default();
-    let never = CancellationToken::new();
-    engine.load(&model, Arc::new(|_, _| {}), &never).await
+    let control = LoadControl::default();
+    engine.load(&model, Arc::new(|_, _| {}), &control).await
 }
 
 async fn load(path: &Path) -> Result<Arc<dyn LoadedModel>, LoadError> {

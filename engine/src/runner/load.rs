@@ -11,11 +11,10 @@ use futures::Stream;
 use futures::stream::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::RunnerModel;
-use crate::{Engine, LoadError, LoadProgress, LoadedModel, MistralEngine};
+use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, MistralEngine};
 
 /// Reports of progress that may wait to be sent. Further ones are dropped.
 const MAX_PROGRESS: usize = 4;
@@ -51,7 +50,7 @@ impl RunnerService {
             return Err(LoadError::Spec(problem));
         }
         // The agent ends this process when it no longer wants the model.
-        let never = CancellationToken::new();
+        let never = LoadControl::default();
         let loaded = self.engine.load(model, progress, &never).await?;
         (self.return_memory)();
         forget_peak_memory();

@@ -31,11 +31,12 @@ use flotilla_core::spec::Model;
 use futures::StreamExt;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
-use tokio_util::sync::CancellationToken;
 
 use self::connection::ServerConnection;
 use self::limits::{ServerTimeouts, UpstreamLimits};
-use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
+use crate::{
+    ComputeLocation, Engine, GenerateEvents, LoadControl, LoadError, LoadProgress, LoadedModel,
+};
 
 /// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
 /// computes its inputs as a batch; servers refuse larger ones (text-embeddings-inference has this limit
@@ -91,7 +92,7 @@ impl Engine for UpstreamEngine {
         &self,
         model: &Model,
         progress: LoadProgress,
-        cancelled: &CancellationToken,
+        control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         progress("connecting to the server", 0.0);
         let options = &model.spec.options;
@@ -127,7 +128,7 @@ impl Engine for UpstreamEngine {
         };
         tokio::select! {
             probed = upstream.connection.probe() => probed?,
-            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+            () = control.cancelled.cancelled() => return Err(LoadError::Cancelled),
         }
         Ok(Arc::new(upstream))
     }

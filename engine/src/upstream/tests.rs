@@ -47,9 +47,7 @@ async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
         ..ServerTimeouts::default()
     };
     let engine = UpstreamEngine::with_timeouts(timeouts).unwrap();
-    engine
-        .load(&model, progress, &CancellationToken::new())
-        .await
+    engine.load(&model, progress, &LoadControl::default()).await
 }
 
 fn request() -> GenerateRequest {

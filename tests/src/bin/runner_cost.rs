@@ -19,11 +19,10 @@ use flotilla_core::generate::{
     ChatMessage, GenerateEvent, GenerateInput, GenerateRequest, SamplingParams,
 };
 use flotilla_core::spec::{Model, ModelSource, ModelSpec};
-use flotilla_engine::{Engine, LoadedModel, MistralEngine};
+use flotilla_engine::{Engine, LoadControl, LoadedModel, MistralEngine};
 use flotilla_tests::{flotilla_binary, repository};
 use futures::StreamExt;
 use futures::future::join_all;
-use tokio_util::sync::CancellationToken;
 
 /// Tokens of a long answer.
 const LONG: u32 = 64;
@@ -131,7 +130,7 @@ async fn load(engine: &dyn Engine, path: &std::path::Path) -> Arc<dyn LoadedMode
         ..ModelSpec::default()
     };
     let model = Model::new(name(), spec);
-    let never = CancellationToken::new();
+    let never = LoadControl::default();
     let loaded = engine.load(&model, Arc::new(|_, _| {}), &never);
     loaded.await.expect("the model loads")
 }

@@ -186,20 +186,59 @@ fn late_event_changes_nothing() {
     assert!(actions.is_empty());
 }
 
-#[test]
-fn restart_needs_what_was_measured_rather_than_the_estimate() {
-    let mut instance = ModelInstance {
+fn instance(phase: InstancePhase) -> ModelInstance {
+    ModelInstance {
         id: InstanceId(1),
         model: ModelName::new("m").unwrap(),
         revision: ModelRevision(1),
         files: None,
         on_device: false,
         role: InstanceRole::Current,
-        phase: ready(),
+        phase,
         counters: Arc::default(),
         restarts: Restarts::default(),
         measured: None,
-    };
+        stuck: None,
+    }
+}
+
+#[test]
+fn process_that_cannot_be_ended_keeps_its_memory_until_it_has() {
+    let stuck = InstanceEvent::ProcessStuck;
+    let process = StuckProcess { process: 1 };
+    let (ending, _) = ready().step(InstanceEvent::EngineFailing);
+    let mut failing = instance(ending);
+    failing.apply(stuck(process));
+    assert_eq!(failing.memory().bytes, MEMORY);
+    failing.apply(InstanceEvent::Retire(RetireReason::NotDesired));
+    let memory = failing.memory();
+    assert_eq!((memory.bytes, memory.is_leaving), (MEMORY, false));
+    failing.apply(InstanceEvent::Unloaded);
+    assert!(failing.stuck.is_none() && failing.memory().bytes == Bytes(0));
+
+    let mut loading = instance(loading());
+    loading.apply(stuck(process));
+    assert_eq!(loading.memory().bytes, MEMORY);
+    loading.apply(InstanceEvent::Loaded(Err(load_error())));
+    assert!(loading.stuck.is_none() && loading.memory().bytes == Bytes(0));
+    // One that has ended meanwhile.
+    loading.apply(stuck(process));
+    assert!(loading.stuck.is_none());
+}
+
+#[test]
+fn instance_that_failed_for_another_process_starts_once_that_has_ended() {
+    let stuck = InstanceError::Stuck(StuckProcess { process: 1 });
+    let (phase, _) = InstancePhase::Failed(stuck).step(InstanceEvent::OtherProcessEnded);
+    assert!(matches!(phase, InstancePhase::Waiting));
+    let failed = InstancePhase::Failed(load_error().into());
+    let (phase, _) = failed.step(InstanceEvent::OtherProcessEnded);
+    assert!(matches!(phase, InstancePhase::Failed(_)));
+}
+
+#[test]
+fn restart_needs_what_was_measured_rather_than_the_estimate() {
+    let mut instance = instance(ready());
     instance.apply(InstanceEvent::MemoryMeasured(Bytes(5)));
     assert_eq!(instance.memory().bytes, Bytes(5));
     instance.phase = InstancePhase::Checking;

@@ -2,6 +2,7 @@ use flotilla_core::ModelRevision;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::artifact::ArtifactFile;
 use flotilla_core::spec::{EngineKind, EngineOptions, Model, ModelSource, ModelSpec, Sha256Digest};
+use flotilla_engine::Engine;
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
@@ -9,6 +10,8 @@ use super::*;
 use crate::artifacts::{ArtifactSettings, NoSources};
 use crate::energy_accounting::EnergyAccounting;
 use crate::runners::{RunnerCommand, RunnerEngine};
+
+mod stuck_processes;
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
     let spec = ModelSpec {
@@ -43,6 +46,11 @@ struct TestManager {
 
 impl TestManager {
     fn new() -> Self {
+        let command = RunnerCommand::new("/nowhere/flotilla".into());
+        Self::with_runners(RunnerEngine::new(command, 1))
+    }
+
+    fn with_runners(runners: impl Engine + 'static) -> Self {
         let config = ModelManagerConfig {
             memory: NodeMemory {
                 host: Bytes(MEMORY),
@@ -61,7 +69,6 @@ impl TestManager {
             disk_agents: 1,
             retention: Duration::ZERO,
         };
-        let runners = RunnerEngine::new(RunnerCommand::new("/nowhere/flotilla".into()), 1);
         let artifacts = ArtifactStore::new(settings, Arc::new(NoSources::default()));
         let manager = ModelManager::new(Engines::new(runners, 1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
@@ -304,6 +311,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         counters: Arc::default(),
         restarts: Restarts::default(),
         measured: None,
+        stuck: None,
     };
     let instances = [instance(1, 1), instance(2, 2)];
     let needed = needed_files(&[desired(2, 2)], instances.iter());
