@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::Bytes;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
 use flotilla_engine::{LoadControl, LoadError, LoadProgress, StuckProcess};
 use tokio::sync::mpsc;
-use tokio::task::{self, AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::InstanceError;
 use super::instance::{CheckResult, InstanceEvent, InstanceId, ModelInstance, RetireReason};
+use super::memory_usage::charged_memory;
 use super::served_model::CUT_TIME;
 use super::{ModelStatuses, ServedModel};
 use crate::artifacts::ArtifactStore;
@@ -42,7 +44,9 @@ pub(super) struct InstanceTasks {
     watches: HashMap<InstanceId, AbortHandle>,
     /// Cancelled when the agent stops.
     stop: CancellationToken,
-    /// Where tasks report processes that cannot be ended.
+    /// The last measurement of each instance's memory.
+    measurements: HashMap<InstanceId, JoinHandle<()>>,
+    /// Where tasks report processes that cannot be ended, and measurements what was measured.
     reports: mpsc::UnboundedSender<(InstanceId, InstanceEvent)>,
     reported: mpsc::UnboundedReceiver<(InstanceId, InstanceEvent)>,
 }
@@ -67,6 +71,7 @@ impl InstanceTasks {
             loads: HashMap::new(),
             watches: HashMap::new(),
             stop: CancellationToken::new(),
+            measurements: HashMap::new(),
             reports,
             reported,
         }
@@ -152,6 +157,26 @@ impl InstanceTasks {
             InstanceEvent::EngineFailing
         });
         self.watches.insert(id, task);
+    }
+
+    /// Measures the memory of an instance that is charged this much, unless it is being measured. Reports
+    /// [`InstanceEvent::MemoryMeasured`] if the charge changes. Nobody waits for the end: for a process that hangs in the
+    /// kernel, the kernel lets those hang who read its memory.
+    pub(super) fn measure(&mut self, id: InstanceId, charged: Bytes, served: &Arc<ServedModel>) {
+        self.measurements
+            .retain(|_, running| !running.is_finished());
+        if served.model.process_id().is_none() || self.measurements.contains_key(&id) {
+            return;
+        }
+        let (served, reports) = (served.clone(), self.reports.clone());
+        let measurement = task::spawn_blocking(move || {
+            let usage = served.memory_usage();
+            if let Some(memory) = usage.and_then(|usage| charged_memory(charged, usage)) {
+                // It fails only after the manager has ended.
+                let _ = reports.send((id, InstanceEvent::MemoryMeasured(memory)));
+            }
+        });
+        self.measurements.insert(id, measurement);
     }
 
     /// Rejects the requests that wait for a model that can never answer again, so that other nodes answer them,

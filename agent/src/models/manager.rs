@@ -23,7 +23,6 @@ use super::instance::{
 };
 use super::instance_tasks::InstanceTasks;
 use super::memory_budget::{InstanceMemory, MemoryBudget, MemoryDecision, NodeMemory};
-use super::memory_usage::charged_memory;
 use super::reconcile::{ReconcileStep, next_step};
 use super::restarts::Restarts;
 use super::status_message::status_message;
@@ -394,22 +393,15 @@ impl ModelManager {
         }
     }
 
-    /// Charges the models what they really take.
+    /// Finds out what the models really take, in order to charge them that.
     fn measure_memory(&mut self) {
-        let measured = self.instances.values().filter_map(|instance| {
-            let InstancePhase::Ready { memory, served } = &instance.phase else {
-                return None;
-            };
+        for instance in self.instances.values() {
             // What its process takes is memory of the node.
-            if instance.on_device {
-                return None;
+            if let InstancePhase::Ready { memory, served } = &instance.phase
+                && !instance.on_device
+            {
+                self.tasks.measure(instance.id, *memory, served);
             }
-            let charge = charged_memory(*memory, served.memory_usage()?)?;
-            Some((instance.id, charge))
-        });
-        let measured: Vec<_> = measured.collect();
-        for (id, memory) in measured {
-            self.handle(id, InstanceEvent::MemoryMeasured(memory));
         }
     }
 }

@@ -21,10 +21,25 @@ struct FakeProcess {
     stuck: CancellationToken,
     /// Cancelled when it has ended.
     ended: CancellationToken,
+    /// `None`: its memory is not measured.
+    memory: Option<FakeMemory>,
+}
+
+/// The memory of a process, which cannot be read before the test says so.
+#[derive(Clone, Default)]
+struct FakeMemory {
+    /// Cancelled when it is being read.
+    reading: CancellationToken,
+    /// Cancelled when it can be read.
+    readable: CancellationToken,
 }
 
 /// Loads each model in a [`FakeProcess`], which it sends to the test. A model with a `loadMs` is never loaded.
-struct FakeRunners(mpsc::UnboundedSender<FakeProcess>);
+struct FakeRunners {
+    processes: mpsc::UnboundedSender<FakeProcess>,
+    /// That of each process.
+    memory: Option<FakeMemory>,
+}
 
 #[async_trait]
 impl Engine for FakeRunners {
@@ -38,8 +53,11 @@ impl Engine for FakeRunners {
         _: LoadProgress,
         control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let process = FakeProcess::default();
-        self.0.send(process.clone()).unwrap();
+        let process = FakeProcess {
+            memory: self.memory.clone(),
+            ..FakeProcess::default()
+        };
+        self.processes.send(process.clone()).unwrap();
         if model.spec.options.load_ms.is_none() {
             return Ok(Arc::new(process));
         }
@@ -58,6 +76,17 @@ impl LoadedModel for FakeProcess {
 
     async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
         Ok(Embeddings::default())
+    }
+
+    fn process_id(&self) -> Option<u32> {
+        self.memory.as_ref().map(|_| PROCESS.process)
+    }
+
+    fn peak_memory(&self) -> Option<Bytes> {
+        let memory = self.memory.as_ref()?;
+        memory.reading.cancel();
+        futures::executor::block_on(memory.readable.cancelled());
+        Some(Bytes(MEMORY))
     }
 
     async fn failing(&self) {
@@ -107,7 +136,37 @@ fn is_stuck(status: &ModelStatus) -> bool {
 
 fn start() -> (TestManager, mpsc::UnboundedReceiver<FakeProcess>) {
     let (sender, processes) = mpsc::unbounded_channel();
-    (TestManager::with_runners(FakeRunners(sender)), processes)
+    let runners = FakeRunners {
+        processes: sender,
+        memory: None,
+    };
+    (TestManager::with_runners(runners), processes)
+}
+
+/// With several threads, since one would be blocked if the manager measured itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_whose_memory_cannot_be_read_holds_up_nothing() {
+    let (sender, mut processes) = mpsc::unbounded_channel();
+    let memory = FakeMemory::default();
+    let runners = FakeRunners {
+        processes: sender,
+        memory: Some(memory.clone()),
+    };
+    // Whatever fails, the thread that reads is let go.
+    let _guard = memory.readable.clone().drop_guard();
+    let manager = TestManager::with_runners(runners);
+    manager.desire(vec![model(1)]);
+    processes.recv().await.unwrap();
+    memory.reading.cancelled().await;
+    manager.desire(vec![model(1), other(1)]);
+    let both = |models: &[ModelStatus]| {
+        models.len() == 2 && models.iter().all(|m| m.phase() == ModelPhase::Ready)
+    };
+    manager.until(both).await;
+    memory.readable.cancel();
+    manager
+        .until(|models| models[0].memory_bytes == MEMORY)
+        .await;
 }
 
 #[tokio::test]
