@@ -18,6 +18,9 @@ use crate::reconcile;
 /// How long a wake-up keeps a placeholder in the pending queue, so that the leader loads the model.
 const WAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long after a computation that has panicked the next one begins at the earliest.
+const RESUME_DELAY: Duration = Duration::from_secs(1);
+
 /// Explains why no request for some of the models can be answered soon. Solves the placement, which
 /// takes long in a large fleet.
 type ExplainWaits =
@@ -71,6 +74,8 @@ async fn serve(
         }
         changes.borrow_and_update();
         let waiting_models: Vec<ModelName> = counts.borrow_and_update().keys().cloned().collect();
+        // Counted before the view is read: the view is not older than any of these requests.
+        let arrivals = pending.arrivals();
         let view = fleet.view();
         placeholders.retain(|name, _| {
             let model = view.models.get(name);
@@ -81,9 +86,14 @@ async fn serve(
             let model = view.models.get(name);
             model.is_some_and(|model| model.waiting > 0)
         });
-        for (name, reason) in explanations.get(&view, known.collect()) {
-            let reason = format!("No replica of the model '{name}' will answer soon: {reason}.");
-            pending.reject_all(&name, &RequestError::unavailable(reason));
+        for refusal in explanations.get(&view, arrivals, known.collect()) {
+            let WaitRefusal {
+                model,
+                arrived_before,
+                reason,
+            } = refusal;
+            let reason = format!("No replica of the model '{model}' will answer soon: {reason}.");
+            pending.reject_earlier(&model, arrived_before, &RequestError::unavailable(reason));
         }
     }
 }
@@ -101,6 +111,16 @@ struct WaitReason {
     text: Option<String>,
     /// The assignments of the model.
     assigned: BTreeMap<NodeName, ModelRevision>,
+    /// The number of waiters that had entered when the view was read.
+    arrivals: u64,
+}
+
+/// The waiters of a model that are rejected, and why.
+struct WaitRefusal {
+    model: ModelName,
+    /// Waiters with a lower arrival number are rejected.
+    arrived_before: u64,
+    reason: String,
 }
 
 /// The explanations of the latest view that was explained, and the computation of those of the next one.
@@ -151,35 +171,55 @@ impl Explanations {
                 }
                 self.is_new = true;
             }
-            Err(error) => tracing::error!(%error, "explaining why requests wait has failed"),
+            Err(error) => {
+                tracing::error!(%error, "explaining why requests wait has failed: it is tried again");
+                self.resume_at = Instant::now() + RESUME_DELAY;
+            }
         }
     }
 
     /// Returns which of the `waiting` models cannot answer, and why, as far as it is known. What is not
     /// known of this view begins to be computed; one computation runs at a time.
     ///
+    /// `arrivals` is the number of waiters that had entered when the view was read.
+    ///
     /// Views may change faster than they are explained. So the explanation of an earlier view counts once,
-    /// when it has been computed, unless the model has been assigned to other nodes since.
-    fn get(&mut self, view: &Arc<FleetView>, waiting: Vec<ModelName>) -> Vec<(ModelName, String)> {
+    /// when it has been computed, for the requests that were waiting then, unless the model has been
+    /// assigned to other nodes since.
+    fn get(
+        &mut self,
+        view: &Arc<FleetView>,
+        arrivals: u64,
+        waiting: Vec<ModelName>,
+    ) -> Vec<WaitRefusal> {
         let is_current = self.latest.generation == view.generation;
         let is_new = std::mem::take(&mut self.is_new);
         let unexplained =
             |name: &&ModelName| !is_current || !self.latest.models.contains_key(*name);
         let unexplained: Vec<_> = waiting.iter().filter(unexplained).cloned().collect();
         if !unexplained.is_empty() && self.running.is_none() {
-            self.start(view, unexplained);
+            self.start(view, arrivals, unexplained);
         }
-        let reason = |name: ModelName| {
-            let reason = self.latest.models.get(&name)?;
-            let assigned = &view.models.get(&name)?.assigned;
+        let refusal = |model: ModelName| {
+            let reason = self.latest.models.get(&model)?;
+            let assigned = &view.models.get(&model)?.assigned;
             let counts = is_current || (is_new && *assigned == reason.assigned);
-            Some((name, reason.text.clone().filter(|_| counts)?))
+            let text = reason.text.clone().filter(|_| counts)?;
+            Some(WaitRefusal {
+                model,
+                arrived_before: if is_current {
+                    arrivals
+                } else {
+                    reason.arrivals
+                },
+                reason: text,
+            })
         };
-        waiting.into_iter().filter_map(reason).collect()
+        waiting.into_iter().filter_map(refusal).collect()
     }
 
     /// Begins to explain a view, or notes that it is to be explained after the pause.
-    fn start(&mut self, view: &Arc<FleetView>, models: Vec<ModelName>) {
+    fn start(&mut self, view: &Arc<FleetView>, arrivals: u64, models: Vec<ModelName>) {
         let began = Instant::now();
         if began < self.resume_at {
             self.is_paused = true;
@@ -195,6 +235,7 @@ impl Explanations {
                     assigned: model
                         .map(|model| model.assigned.clone())
                         .unwrap_or_default(),
+                    arrivals,
                 };
                 (name, reason)
             });
@@ -335,6 +376,41 @@ mod tests {
         answer.send(false).unwrap();
         let error = later.await.unwrap().to_string();
         assert!(error.contains(&format!("view {second}")), "{error}");
+        queue.stop().await;
+    }
+
+    #[tokio::test]
+    async fn explanation_of_an_earlier_view_does_not_reach_those_who_came_after_it() {
+        let mut queue = TestQueue::start().await;
+        let early = queue.enter();
+        let (first, answer) = queue.computations.recv().await.unwrap();
+        let waiting = keys::waiting(&queue.model, "d");
+        queue
+            .change(entry(waiting, &json!({"requests": 1})), first)
+            .await;
+        let late = queue.enter();
+        answer.send(false).unwrap();
+        let error = early.await.unwrap().to_string();
+        assert!(error.contains(&format!("view {first}")), "{error}");
+        let (second, answer) = queue.computations.recv().await.unwrap();
+        answer.send(false).unwrap();
+        let error = late.await.unwrap().to_string();
+        assert!(error.contains(&format!("view {second}")), "{error}");
+        queue.stop().await;
+    }
+
+    #[tokio::test]
+    async fn explanation_that_panics_is_computed_again_after_a_while() {
+        let mut queue = TestQueue::start().await;
+        let rejection = queue.enter();
+        let (_, answer) = queue.computations.recv().await.unwrap();
+        let began = Instant::now();
+        // Without an answer the computation panics.
+        drop(answer);
+        let (_, answer) = queue.computations.recv().await.unwrap();
+        assert!(began.elapsed() >= RESUME_DELAY);
+        answer.send(false).unwrap();
+        rejection.await.unwrap();
         queue.stop().await;
     }
 

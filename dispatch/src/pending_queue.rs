@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::RequestError;
@@ -32,6 +32,8 @@ struct PendingState {
     queues: Mutex<HashMap<ModelName, ModelQueue>>,
     /// Waiters of all models. While it is 0, requests need not take the lock.
     total: AtomicUsize,
+    /// The number of waiters that have ever entered: the arrival number of the next one.
+    arrivals: AtomicU64,
     counts: watch::Sender<WaitingCounts>,
     wake_ups: mpsc::Sender<ModelName>,
 }
@@ -44,9 +46,16 @@ struct ModelQueue {
     placeholders: u32,
     /// Has one permit, granted in order of arrival. Its holder is dispatched next.
     head: Arc<Semaphore>,
-    /// Receives the error when the waiters of this time are rejected. Those who come later have another
-    /// channel.
-    rejection: watch::Sender<Option<RequestError>>,
+    /// The last rejection.
+    rejection: watch::Sender<Option<Rejection>>,
+}
+
+/// Rejects the waiters of a model with an error.
+#[derive(Clone)]
+struct Rejection {
+    /// Waiters with a lower arrival number are rejected.
+    arrived_before: u64,
+    error: RequestError,
 }
 
 impl PendingQueue {
@@ -57,6 +66,7 @@ impl PendingQueue {
         let state = Arc::new(PendingState {
             queues: Mutex::default(),
             total: AtomicUsize::new(0),
+            arrivals: AtomicU64::new(0),
             counts: watch::Sender::default(),
             wake_ups,
         });
@@ -115,6 +125,7 @@ impl PendingQueue {
         Waiter {
             state: self.state.clone(),
             model: model.clone(),
+            arrival: self.state.arrivals.fetch_add(1, Ordering::Relaxed),
             head: queue.head.clone(),
             rejection: queue.rejection.subscribe(),
             permit: None,
@@ -122,11 +133,24 @@ impl PendingQueue {
         }
     }
 
-    /// Rejects all present waiters of a model with this error.
-    pub fn reject_all(&self, model: &ModelName, error: &RequestError) {
-        if let Some(queue) = self.state.lock().get_mut(model) {
-            let rejection = std::mem::take(&mut queue.rejection);
-            rejection.send_replace(Some(error.clone()));
+    /// Returns the number of waiters that have entered so far, in the queues of all models.
+    #[must_use]
+    pub fn arrivals(&self) -> u64 {
+        self.state.arrivals.load(Ordering::Relaxed)
+    }
+
+    /// Rejects the waiters of a model that entered before there were this many [`arrivals`](Self::arrivals).
+    /// Those that entered later stay.
+    pub fn reject_earlier(&self, model: &ModelName, than: u64, error: &RequestError) {
+        if let Some(queue) = self.state.lock().get(model) {
+            queue.rejection.send_modify(|last| {
+                // A waiter of an earlier rejection may not have read it yet.
+                let earlier = last.as_ref().map_or(0, |last| last.arrived_before);
+                *last = Some(Rejection {
+                    arrived_before: than.max(earlier),
+                    error: error.clone(),
+                });
+            });
         }
     }
 }
@@ -164,8 +188,10 @@ impl PendingState {
 pub struct Waiter {
     state: Arc<PendingState>,
     model: ModelName,
+    /// The number of waiters that entered before this one, in the queues of all models.
+    arrival: u64,
     head: Arc<Semaphore>,
-    rejection: watch::Receiver<Option<RequestError>>,
+    rejection: watch::Receiver<Option<Rejection>>,
     /// `None` until this waiter is at the head of its queue.
     permit: Option<OwnedSemaphorePermit>,
     placeholder: bool,
@@ -175,7 +201,7 @@ impl Waiter {
     /// Waits until this waiter is at the head of its queue.
     ///
     /// # Errors
-    /// The error that all waiters are rejected with.
+    /// The error that this waiter is rejected with.
     pub(crate) async fn wait_for_turn(&mut self) -> Result<(), RequestError> {
         let head = self.head.clone();
         tokio::select! {
@@ -188,16 +214,17 @@ impl Waiter {
         }
     }
 
-    /// Waits until all waiters are rejected, and returns the error.
+    /// Waits until this waiter is rejected, and returns the error.
     pub async fn wait_for_rejection(&mut self) -> RequestError {
-        loop {
-            if let Some(error) = self.rejection.borrow_and_update().clone() {
-                return error;
-            }
-            // The sender exists until it has sent, since the queue exists as long as this waiter is in it.
-            if self.rejection.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let arrival = self.arrival;
+        let concerns =
+            |last: &Option<Rejection>| last.as_ref().is_some_and(|r| arrival < r.arrived_before);
+        // The sender exists as long as the queue does, and the queue as long as this waiter is in it.
+        let rejection = self.rejection.wait_for(concerns).await;
+        let rejection = rejection.ok().and_then(|last| last.clone());
+        match rejection {
+            Some(rejection) => rejection.error,
+            None => std::future::pending().await,
         }
     }
 }
@@ -260,7 +287,7 @@ mod tests {
         let mut second = pending.enter(&model, 9).unwrap();
         assert!(first.wait_for_turn().await.is_ok());
         let error = RequestError::unavailable("no node");
-        pending.reject_all(&model, &error);
+        pending.reject_earlier(&model, pending.arrivals(), &error);
         assert_eq!(first.wait_for_rejection().await, error);
         assert_eq!(second.wait_for_turn().await, Err(error));
         drop((first, second));
@@ -275,19 +302,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rejection_does_not_reach_those_who_come_after_it_while_a_placeholder_stays() {
+    async fn rejection_reaches_those_who_were_waiting_at_its_time_and_not_those_who_came_later() {
         let (pending, _wake_ups) = PendingQueue::new();
         let model = ModelName::new("m").unwrap();
         let _placeholder = pending.enter_placeholder(&model);
         let mut early = pending.enter(&model, 9).unwrap();
-        let first = RequestError::unavailable("no node");
-        pending.reject_all(&model, &first);
+        let mut unread = pending.enter(&model, 9).unwrap();
+        let arrivals = pending.arrivals();
         let mut late = pending.enter(&model, 9).unwrap();
+        let first = RequestError::unavailable("no node");
+        pending.reject_earlier(&model, arrivals, &first);
         assert_eq!(early.wait_for_rejection().await, first);
         assert!(late.wait_for_rejection().now_or_never().is_none());
+        // One of an earlier time leaves none of those behind that were rejected already.
         let second = RequestError::unavailable("no memory");
-        pending.reject_all(&model, &second);
+        pending.reject_earlier(&model, 1, &second);
+        assert_eq!(unread.wait_for_rejection().await, second);
+        assert!(late.wait_for_rejection().now_or_never().is_none());
+        pending.reject_earlier(&model, pending.arrivals(), &second);
         assert_eq!(late.wait_for_rejection().await, second);
-        assert_eq!(early.wait_for_rejection().await, first);
     }
 }
