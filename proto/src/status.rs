@@ -1,5 +1,6 @@
 //! Converts [`RequestError`] to a gRPC status and back.
 
+use std::error::Error;
 use std::time::Duration;
 
 use flotilla_core::generate::RequestError;
@@ -14,6 +15,9 @@ const TOO_LARGE: &str = "flotilla-too-large";
 const UNREACHABLE: &str = "flotilla-upstream-unreachable";
 /// Metadata key of the time after which to retry, in milliseconds.
 const RETRY_AFTER_MS: &str = "flotilla-retry-after-ms";
+
+/// How long a client waits where a node refuses a call for their number.
+const REFUSED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Converts an error to a status. The code identifies the variant; its message and fields travel in
 /// the status message and metadata.
@@ -61,10 +65,24 @@ pub fn from_error(error: RequestError) -> Status {
 }
 
 /// Converts a status to the error it was made from. A status that the transport created, not the
-/// node, becomes [`RequestError::NodeLost`]. `model` is the model of the request.
+/// node, becomes [`RequestError::NodeLost`] if the connection failed, and [`RequestError::Engine`] or
+/// [`RequestError::Overloaded`] if the call alone did. `model` is the model of the request.
 #[must_use]
 pub fn to_error(status: &Status, model: &str) -> RequestError {
     let message = status.message().to_owned();
+    // Whatever code the transport has chosen, it is none of the node's.
+    if let Some(error) = call_error(status) {
+        return match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => RequestError::Overloaded {
+                message: format!("The node takes no more calls at once: {message}."),
+                retry_after: REFUSED_RETRY_AFTER,
+            },
+            _ => RequestError::Engine(format!("the node broke off the call: {message}")),
+        };
+    }
+    if is_connection_error(status) {
+        return node_lost(&message);
+    }
     let text = |key| {
         let value = status.metadata().get(key)?;
         value.to_str().ok().map(str::to_owned)
@@ -99,33 +117,141 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
             RequestError::UpstreamUnreachable(message)
         }
         Code::DataLoss => RequestError::Upstream(message),
-        _ => RequestError::NodeLost(format!("the connection to the node was lost: {message}")),
+        _ => node_lost(&message),
     }
 }
 
-/// Returns whether the connection failed, rather than the node answered with the status.
+fn node_lost(message: &str) -> RequestError {
+    RequestError::NodeLost(format!("the connection to the node was lost: {message}"))
+}
+
+/// Returns whether the connection failed with all calls on it, rather than the node answered with the
+/// status or this call alone failed.
 #[must_use]
 pub fn is_connection_error(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
+    sources(status).next().is_some() && call_error(status).is_none()
+}
+
+/// Returns the error of HTTP/2 by which one call failed on a connection that goes on, such as a reset of
+/// its stream.
+fn call_error(status: &Status) -> Option<&h2::Error> {
+    let mut errors = sources(status).filter_map(|error| error.downcast_ref::<h2::Error>());
+    errors.find(|error| !error.is_io() && !error.is_go_away())
+}
+
+/// The errors of the transport that a status was made from. A status that a node sent has none.
+fn sources(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Error::source(status), |error| (*error).source())
 }
 
 /// Returns whether a call failed before any of it was sent, because its connection was already
 /// closed. Such a call can be retried without a risk of computing it twice.
 #[must_use]
 pub fn was_not_sent(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            return error.is_canceled() || error.is_closed();
-        }
-        cause = error.source();
-    }
-    false
+    let mut errors = sources(status).filter_map(|error| error.downcast_ref::<hyper::Error>());
+    errors
+        .next()
+        .is_some_and(|error| error.is_canceled() || error.is_closed())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport;
+    use crate::v1::inference_client::InferenceClient;
+    use crate::v1::{EmbedRequest, GenerateRequest};
+    use tokio::net::UnixStream;
+    use tokio::sync::oneshot;
+
+    /// What ends a call.
+    #[derive(Debug, Clone, Copy)]
+    enum CallEnd {
+        /// The stream of the call is reset.
+        Reset(h2::Reason),
+        /// The connection ends with this reason.
+        GoAway(h2::Reason),
+        /// The process at the other end is gone.
+        Closed,
+    }
+
+    /// Serves one call on the stream, which ends in this way: once `begun` has received that the client has
+    /// the beginning of an answer, if there is one, else without any.
+    async fn serve_call(stream: UnixStream, end: CallEnd, begun: Option<oneshot::Receiver<()>>) {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut answer = None;
+        if let Some(begun) = begun {
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let response = response.body(()).unwrap();
+            answer = Some(respond.send_response(response, false).unwrap());
+            // The connection makes progress only while it is polled.
+            tokio::select! {
+                received = begun => received.unwrap(),
+                _ = connection.accept() => panic!("there is one call"),
+            }
+        }
+        match end {
+            CallEnd::Reset(reason) => match &mut answer {
+                Some(answer) => answer.send_reset(reason),
+                None => respond.send_reset(reason),
+            },
+            CallEnd::GoAway(reason) => connection.abrupt_shutdown(reason),
+            CallEnd::Closed => return,
+        }
+        // The client closes the connection once it has seen the end of the call.
+        while let Some(Ok(_)) = connection.accept().await {}
+    }
+
+    /// Returns the status of a call that ends in this way.
+    async fn ended_call(end: CallEnd, is_begun: bool) -> Status {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (begin, begun) = oneshot::channel();
+        let served = tokio::spawn(serve_call(far, end, is_begun.then_some(begun)));
+        let (channel, connection) = transport::connect(near, None).await.unwrap();
+        let driven = tokio::spawn(connection);
+        let mut client = InferenceClient::with_origin(channel, transport::origin());
+        let status = if is_begun {
+            let answer = client.generate(GenerateRequest::default()).await.unwrap();
+            begin.send(()).unwrap();
+            answer.into_inner().message().await.unwrap_err()
+        } else {
+            client.embed(EmbedRequest::default()).await.unwrap_err()
+        };
+        drop(client);
+        served.await.unwrap();
+        let _ = driven.await.unwrap();
+        status
+    }
+
+    #[tokio::test]
+    async fn reset_of_one_call_is_no_lost_connection_and_an_end_of_the_connection_is() {
+        use h2::Reason;
+        for is_begun in [false, true] {
+            for reason in [
+                Reason::CANCEL,
+                Reason::INTERNAL_ERROR,
+                Reason::INADEQUATE_SECURITY,
+            ] {
+                let status = ended_call(CallEnd::Reset(reason), is_begun).await;
+                assert!(!is_connection_error(&status), "{status:?}");
+                let error = to_error(&status, "m");
+                assert!(matches!(error, RequestError::Engine(_)), "{error:?}");
+            }
+            for end in [
+                CallEnd::GoAway(Reason::INTERNAL_ERROR),
+                CallEnd::GoAway(Reason::ENHANCE_YOUR_CALM),
+                CallEnd::Closed,
+            ] {
+                let status = ended_call(end, is_begun).await;
+                assert!(is_connection_error(&status), "{end:?}: {status:?}");
+                let error = to_error(&status, "m");
+                assert!(matches!(error, RequestError::NodeLost(_)), "{error:?}");
+            }
+        }
+        let refused = ended_call(CallEnd::Reset(Reason::REFUSED_STREAM), false).await;
+        assert!(to_error(&refused, "m").is_retryable());
+        assert!(!is_connection_error(&refused) && !was_not_sent(&refused));
+    }
 
     #[test]
     fn errors_are_equal_after_a_round_trip() {
