@@ -116,7 +116,7 @@ pub trait LoadedModel: Send + Sync {
         false
     }
 
-    /// What the model's files say about sampling. `None` if the model does not generate text. The
+    /// What the model's files say about sampling and about the context. `None` if the model does not generate text. The
     /// caller fills the values into the requests.
     fn file_defaults(&self) -> Option<FileDefaults> {
         Some(FileDefaults::default())

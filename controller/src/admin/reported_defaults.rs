@@ -74,7 +74,7 @@ mod tests {
                 ..SamplingParams::default()
             }),
             source: "generation_config.json".into(),
-            warnings: Vec::new(),
+            ..FileDefaults::default()
         };
         (node.into(), Some(512), files)
     }

@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use super::{
     ChatMessage, GenerateInput, GenerateRequest, SamplingParams, TemplateArgs, parse_template_args,
 };
-use crate::spec::{DEFAULT_CONTEXT_LENGTH, EngineKind, ModelSpec, SystemPrompt, SystemPromptMode};
+use crate::spec::{EngineKind, ModelSpec, SystemPrompt, SystemPromptMode};
 
-/// What the files of a loaded model say about sampling.
+/// What the files of a loaded model say about sampling and about the context.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FileDefaults {
-    /// The values that the files name.
+    /// The context length that the files state, in tokens. `None` if they state none.
+    pub context: Option<u32>,
+    /// The values of sampling that the files name.
     pub sampling: SamplingParams,
-    /// The name of the file that has them, such as `generation_config.json`.
+    /// The name of the file with the values of sampling, such as `generation_config.json`.
     pub source: String,
     /// What is wrong with the files. The values concerned are not used.
     pub warnings: Vec<String>,
@@ -112,8 +114,8 @@ impl EffectiveDefaults {
         if let Some(context) = self.context.filter(|_| spec.engine == EngineKind::Mistral) {
             let source = match spec.options.context_length {
                 Some(_) => "spec",
-                None if context == DEFAULT_CONTEXT_LENGTH => "built in",
-                None => "model's files",
+                None if self.files.context == Some(context) => "model's files",
+                None => "built in",
             };
             list.add_fixed("options.contextLength", Some(context.into()), source);
         }

@@ -141,6 +141,7 @@ impl<'a> FileValues<'a> {
     fn into_defaults(self, sampling: SamplingParams) -> FileDefaults {
         let has_values = sampling != SamplingParams::default();
         FileDefaults {
+            context: None,
             source: if has_values { self.source } else { "" }.to_owned(),
             sampling,
             warnings: self.warnings,

@@ -46,7 +46,7 @@ pub(super) struct LoadedEngine {
     /// The number of sequences that are computed at once.
     pub(super) sequences: usize,
     pub(super) text_model: TextModel,
-    /// What the model's files say about sampling.
+    /// What the model's files say about sampling and about the context.
     pub(super) file_defaults: FileDefaults,
     /// The memory that the model should take.
     pub(super) expected_memory: Bytes,
@@ -105,6 +105,10 @@ pub(super) async fn load(
     };
     progress("loading", 1.0);
     let stated = model.max_sequence_length().ok().flatten();
+    let file_defaults = FileDefaults {
+        context: stated.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)),
+        ..file_defaults
+    };
     let context = plan.context(stated.unwrap_or(DEFAULT_CONTEXT) as u64)?;
     let sender = model
         .inner()

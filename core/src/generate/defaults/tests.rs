@@ -13,7 +13,7 @@ fn files(sampling: SamplingParams) -> FileDefaults {
     FileDefaults {
         sampling,
         source: "generation_config.json".into(),
-        warnings: Vec::new(),
+        ..FileDefaults::default()
     }
 }
 
@@ -238,16 +238,29 @@ fn every_value_is_listed_with_its_source() {
 
 #[test]
 fn context_is_listed_with_who_has_bounded_it() {
-    let source = |length, context| {
+    let source = |length, stated, context| {
         let mut spec = spec();
         spec.engine = EngineKind::Mistral;
         spec.options.context_length = length;
-        let values = EffectiveDefaults::new(&spec, FileDefaults::default(), context).values();
+        let files = FileDefaults {
+            context: stated,
+            ..FileDefaults::default()
+        };
+        let values = EffectiveDefaults::new(&spec, files, context).values();
         let is_context = |value: &&DefaultValue| value.field == "options.contextLength";
         values.iter().find(is_context).map(|v| v.source.clone())
     };
-    assert_eq!(source(Some(512), Some(512)).as_deref(), Some("spec"));
-    assert_eq!(source(None, Some(8_192)).as_deref(), Some("built in"));
-    assert_eq!(source(None, Some(512)).as_deref(), Some("model's files"));
-    assert_eq!(source(None, None), None);
+    let (spec, files, built_in) = ("spec", "model's files", "built in");
+    for (length, stated, context, expected) in [
+        (Some(512), Some(512), 512, spec),
+        (Some(8_192), Some(8_192), 8_192, spec),
+        (None, Some(512), 512, files),
+        (None, Some(8_192), 8_192, files),
+        (None, Some(32_768), 8_192, built_in),
+        (None, None, 4_096, built_in),
+    ] {
+        let source = source(length, stated, Some(context));
+        assert_eq!(source.as_deref(), Some(expected), "{length:?} {stated:?}");
+    }
+    assert_eq!(source(None, Some(512), None), None);
 }
