@@ -61,12 +61,14 @@ impl KeptStateFile {
 
     /// Replaces the file. One that has what the store has not is put aside first: that of another fleet, and
     /// a later one of the same fleet. The store may have lost what it had, and then the file is the only copy.
-    /// Blocks.
+    /// `is_followed`: the store was followed without a gap from the state in the file to this one, so that
+    /// it has lost nothing of that even if its epoch was raised. Blocks.
     ///
     /// # Errors
     /// Those of the disk; the earlier file stays then.
-    pub(crate) fn save(&self, state: &KeptState) -> io::Result<()> {
-        if let Some(kept) = self.header()?.filter(|kept| is_lost_by(kept, state)) {
+    pub(crate) fn save(&self, state: &KeptState, is_followed: bool) -> io::Result<()> {
+        let is_lost = |kept: &KeptStateHeader| is_lost_by(kept, state, is_followed);
+        if let Some(kept) = self.header()?.filter(is_lost) {
             let aside = self.path.with_file_name(file_of(&kept));
             // The file itself stays until it is replaced. Not every file system has links.
             match std::fs::hard_link(&self.path, &aside) {
@@ -133,12 +135,11 @@ impl KeptStateFile {
 }
 
 /// Whether a file has what a store with `state` has lost: the fleet is another one, or the store's revisions
-/// have gone back or begun anew since.
-fn is_lost_by(kept: &KeptStateHeader, state: &KeptState) -> bool {
-    !kept.fleet_id.is_empty()
-        && (kept.fleet_id != state.fleet_id
-            || kept.epoch != state.epoch
-            || kept.revision > state.revision)
+/// have gone back or begun anew since. Those of a store that was followed have not.
+fn is_lost_by(kept: &KeptStateHeader, state: &KeptState, is_followed: bool) -> bool {
+    let is_other_fleet = kept.fleet_id != state.fleet_id;
+    let has_gone_back = kept.epoch != state.epoch || kept.revision > state.revision;
+    !kept.fleet_id.is_empty() && (is_other_fleet || (has_gone_back && !is_followed))
 }
 
 /// Returns whether a file of this name has the kept state of a fleet.
@@ -175,7 +176,7 @@ mod tests {
             saved_at: 1,
             entries: Vec::new(),
         };
-        file.save(&state).unwrap();
+        file.save(&state, false).unwrap();
         assert_eq!(file.load().unwrap(), Some(state));
         std::fs::write(&file.path, "nonsense").unwrap();
         assert!(matches!(file.load(), Err(KeptStateFileError::Content(_))));
@@ -195,20 +196,20 @@ mod tests {
         let aside = |name: &str| KeptStateFile {
             path: dir.path().join(name),
         };
-        file.save(&state("ours", 7)).unwrap();
-        file.save(&state("ours", 8)).unwrap();
+        file.save(&state("ours", 7), false).unwrap();
+        file.save(&state("ours", 8), false).unwrap();
         let names: Vec<_> = std::fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert!(names.len() == 1 && is_kept_state(&names[0]), "{names:?}");
         // A store that has lost everything, then got a new fleet.
-        file.save(&state("", 1)).unwrap();
-        file.save(&state("../new", 2)).unwrap();
+        file.save(&state("", 1), false).unwrap();
+        file.save(&state("../new", 2), false).unwrap();
         let ours = aside("desired-state.ours.0-8.jsonl").load().unwrap();
         assert_eq!(ours, Some(state("ours", 8)));
         // The other way round.
-        file.save(&state("ours", 9)).unwrap();
+        file.save(&state("ours", 9), false).unwrap();
         assert_eq!(file.load().unwrap(), Some(state("ours", 9)));
         let new = aside("desired-state.___new.0-2.jsonl").load().unwrap();
         assert_eq!(new, Some(state("../new", 2)));
@@ -226,7 +227,7 @@ mod tests {
                 saved_at: 1,
                 entries: Vec::new(),
             };
-            file.save(&state).unwrap();
+            file.save(&state, false).unwrap();
         };
         let is_aside = |name: &str| dir.path().join(name).exists();
         save(0, 90);

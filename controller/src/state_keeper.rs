@@ -34,6 +34,10 @@ pub(crate) struct StateKeeper {
     /// The last states of the store's earlier fleets that are not saved yet.
     earlier_fleets: VecDeque<KeptEntries>,
     saving: Option<Saving>,
+    /// How often all entries were replaced.
+    snapshots: u64,
+    /// The number of `snapshots` when the saved entries were read. `None` before the first save.
+    saved_snapshot: Option<u64>,
     /// When the next save may begin, after one that has failed.
     retry_at: Option<Instant>,
 }
@@ -43,6 +47,8 @@ struct Saving {
     task: JoinHandle<io::Result<()>>,
     /// What is saved, if it is the state of an earlier fleet.
     earlier_fleet: Option<KeptEntries>,
+    /// The number of snapshots when the save began.
+    snapshot: u64,
 }
 
 /// The entries of the store that are kept, at one revision.
@@ -60,6 +66,8 @@ impl StateKeeper {
             save_at: None,
             earlier_fleets: VecDeque::new(),
             saving: None,
+            snapshots: 0,
+            saved_snapshot: None,
             retry_at: None,
         }
     }
@@ -73,6 +81,7 @@ impl StateKeeper {
                 .collect(),
             revision,
         };
+        self.snapshots += 1;
         let earlier = std::mem::replace(&mut self.state, state);
         let id = earlier.fleet_id();
         // A save that runs may fail.
@@ -118,10 +127,13 @@ impl StateKeeper {
     pub(crate) async fn step(&mut self) {
         if let Some(saving) = &mut self.saving {
             let saved = (&mut saving.task).await;
-            let earlier_fleet = saving.earlier_fleet.take();
+            let (earlier_fleet, snapshot) = (saving.earlier_fleet.take(), saving.snapshot);
             self.saving = None;
             let failure = match saved {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => {
+                    self.saved_snapshot = earlier_fleet.is_none().then_some(snapshot);
+                    return;
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
@@ -162,10 +174,13 @@ impl StateKeeper {
 
     fn save(&mut self, state: KeptEntries, earlier_fleet: Option<KeptEntries>) {
         let file = self.file.clone();
-        let save = move || file.save(&state.to_kept_state(unix_seconds()));
+        // Since the snapshot only single changes have come, none of which takes the store back.
+        let is_followed = self.saved_snapshot == Some(self.snapshots);
+        let save = move || file.save(&state.to_kept_state(unix_seconds()), is_followed);
         self.saving = Some(Saving {
             task: tokio::task::spawn_blocking(save),
             earlier_fleet,
+            snapshot: self.snapshots,
         });
     }
 }
@@ -300,6 +315,45 @@ mod tests {
         keeper.finish().await;
         let kept = file.load().unwrap().unwrap();
         assert_eq!((kept.fleet_id.as_str(), kept.entries.len()), ("f", 2));
+    }
+
+    #[tokio::test]
+    async fn state_is_put_aside_once_when_the_epoch_is_raised_after_the_store_was_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeptStateFile::in_dir(dir.path());
+        let mut keeper = StateKeeper::new(file.clone());
+        let fleet = |revision| [entry(keys::FLEET_ID, "f", 1), model(revision)];
+        let aside = || {
+            let files = std::fs::read_dir(dir.path()).unwrap();
+            let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            let mut aside: Vec<_> = names.filter(|n| n != "desired-state.jsonl").collect();
+            aside.sort();
+            aside
+        };
+        let save = async |keeper: &mut StateKeeper| {
+            save_now(keeper).await;
+            keeper.step().await;
+            assert!(keeper.save_at.is_none() && keeper.saving.is_none());
+        };
+        let raise = |epoch, revision| StoreChange::Put(entry(keys::EPOCH, epoch, revision));
+        keeper.replace(&fleet(90), StoreRevision(90));
+        save(&mut keeper).await;
+        // It is put back, and saved before a node shows that the epoch is to be raised.
+        keeper.replace(&fleet(50), StoreRevision(50));
+        save(&mut keeper).await;
+        assert_eq!(aside(), ["desired-state.f.0-90.jsonl"]);
+        keeper.apply(&raise("1", 51));
+        save(&mut keeper).await;
+        assert_eq!(aside(), ["desired-state.f.0-90.jsonl"]);
+        assert_eq!(file.load().unwrap().unwrap().epoch, 1);
+        // What happens in a gap is not known.
+        keeper.replace(&fleet(60), StoreRevision(60));
+        save(&mut keeper).await;
+        assert_eq!(aside().len(), 2);
+        // Another fleet is one on any way.
+        keeper.apply(&StoreChange::Put(entry(keys::FLEET_ID, "g", 61)));
+        save(&mut keeper).await;
+        assert_eq!(aside().len(), 3);
     }
 
     #[tokio::test]
