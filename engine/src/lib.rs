@@ -13,6 +13,7 @@ mod call_id;
 mod chat;
 mod engine;
 mod error;
+mod file_reading;
 mod mistral;
 mod process_end;
 mod progress;
@@ -23,6 +24,7 @@ mod upstream;
 
 pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadControl, LoadProgress, LoadedModel};
 pub use error::LoadError;
+pub use file_reading::FileReading;
 pub use mistral::{MistralEngine, check_model_files};
 pub use process_end::{EndCause, ProcessEnd, StuckProcess};
 pub use simulated::SimulatedEngine;

@@ -32,6 +32,7 @@ use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
 use flotilla_durable::space_at;
+use flotilla_engine::{FileReading, LoadError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,8 @@ struct StoreState {
     /// is configured.
     sharing_agents: Option<u32>,
     reserved: ReservedSpace,
+    /// Bounds the lookups of models.
+    lookups: FileReading,
     /// Held while space is looked for and reserved.
     making_room: tokio::sync::Mutex<()>,
     usage: Mutex<DiskUsage>,
@@ -128,6 +131,7 @@ impl ArtifactStore {
             budget: Mutex::new(budget),
             sharing_agents: disk.is_none().then_some(disk_agents),
             reserved: ReservedSpace::default(),
+            lookups: FileReading::default(),
             making_room: tokio::sync::Mutex::default(),
             usage: Mutex::new(usage),
             needed: watch::Sender::new(None),
@@ -215,8 +219,19 @@ impl ArtifactStore {
     }
 
     /// Returns the path to load a model from: its GGUF file if it has one, else its folder. `None`
-    /// unless all files are on the node and were verified since the start.
-    pub(crate) fn find(&self, manifest: &Manifest) -> Option<PathBuf> {
+    /// unless all files are on the node and were verified since the start. The files may lie on a drive that
+    /// hangs.
+    ///
+    /// # Errors
+    /// [`LoadError::SlowFiles`] if the folder does not answer in time.
+    pub(crate) async fn find(&self, manifest: &Manifest) -> Result<Option<PathBuf>, LoadError> {
+        let (store, wanted) = (self.clone(), manifest.clone());
+        let folder = self.model_dir(manifest);
+        let find = move || Ok(store.find_blocking(&wanted));
+        self.inner.lookups.run(&folder, find).await
+    }
+
+    fn find_blocking(&self, manifest: &Manifest) -> Option<PathBuf> {
         let folder = self.model_dir(manifest);
         if !self.is_verified(manifest) || !folder.is_dir() {
             return None;
@@ -281,21 +296,16 @@ impl ArtifactStore {
 
     /// Reserves space for these files, for which unneeded ones may have to be deleted.
     async fn make_room(&self, missing: &[ArtifactFile]) -> Result<Reservation, ArtifactError> {
-        let size = |file: &ArtifactFile| {
-            let partial = fs::metadata(self.partial_path(file.sha256));
-            let partial = partial.map_or(0, |metadata| metadata.len());
-            file.size.0.saturating_sub(partial)
-        };
-        let needed: u64 = missing.iter().map(size).sum();
+        let needed = self.missing_bytes(missing).await?;
         let _one_at_a_time = self.inner.making_room.lock().await;
         if needed > 0 {
             // What other fetches have written since counts as used and is no longer reserved.
             self.collect(0).await;
         }
-        let mut available = self.available();
+        let mut available = self.available().await?;
         if needed > available {
             self.collect(needed - available).await;
-            available = self.available();
+            available = self.available().await?;
         }
         if needed > available {
             return Err(ArtifactError::NoRoom {
@@ -307,16 +317,33 @@ impl ArtifactStore {
         Ok(self.inner.reserved.reserve(needed))
     }
 
+    /// The bytes that are still to be fetched of these files.
+    async fn missing_bytes(&self, missing: &[ArtifactFile]) -> Result<u64, ArtifactError> {
+        let partial = |file: &ArtifactFile| (self.partial_path(file.sha256), file.size.0);
+        let partial: Vec<_> = missing.iter().map(partial).collect();
+        let bytes = blocking(move || {
+            let missing = partial.iter().map(|(path, size)| {
+                let present = fs::metadata(path).map_or(0, |metadata| metadata.len());
+                size.saturating_sub(present)
+            });
+            Ok(missing.sum())
+        });
+        bytes.await.map_err(|error| folder_error(&error))
+    }
+
     /// The bytes that may be written now.
-    fn available(&self) -> u64 {
+    async fn available(&self) -> Result<u64, ArtifactError> {
+        let dir = self.inner.dir.clone();
+        let space = blocking(move || Ok(space_at(&dir))).await;
+        let space = space.map_err(|error| folder_error(&error))?;
         let used = self.usage().used;
         let reserved = self.inner.reserved.bytes();
-        disk_budget::available(
+        Ok(disk_budget::available(
             *self.inner.budget.lock(),
             used,
             reserved,
-            space_at(&self.inner.dir),
-        )
+            space,
+        ))
     }
 
     /// Deletes files that were not needed for long, and others that are not needed until

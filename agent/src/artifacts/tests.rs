@@ -44,20 +44,27 @@ async fn a_model_folder_exists_when_complete_and_models_share_equal_files() {
     add_blobs(&store, &["config", "one", "two"]);
     let first = manifest(&[("config.json", "config"), ("sub/model.safetensors", "one")]);
     let second = manifest(&[("tokenizer.json", "config"), ("m.gguf", "two")]);
-    assert_eq!(store.find(&first), None);
+    assert_eq!(store.find(&first).await, Ok(None));
     store.set_needed(vec![first.clone(), second.clone()]);
     store.fetch(&first, |_| {}).await.unwrap();
     store.fetch(&second, |_| {}).await.unwrap();
-    let folder = store.find(&first).unwrap();
+    let folder = store.find(&first).await.unwrap().unwrap();
     assert_eq!(
         fs::read(folder.join("sub/model.safetensors")).unwrap(),
         b"one"
     );
-    assert!(store.find(&second).unwrap().ends_with("m.gguf"));
+    assert!(
+        store
+            .find(&second)
+            .await
+            .unwrap()
+            .unwrap()
+            .ends_with("m.gguf")
+    );
     store.set_needed(vec![second.clone()]);
     store.collect(0).await;
-    assert_eq!(store.find(&first), None);
-    assert!(store.find(&second).is_some());
+    assert_eq!(store.find(&first).await, Ok(None));
+    assert!(store.find(&second).await.unwrap().is_some());
     let blobs = fs::read_dir(dir.path().join("blobs")).unwrap().count();
     assert_eq!(blobs, 2, "the shared file and the second model's own");
     assert_eq!(
@@ -86,7 +93,7 @@ async fn unneeded_files_are_kept_until_their_space_is_needed() {
             unneeded: 5
         }
     );
-    assert!(store.find(&old).is_some());
+    assert!(store.find(&old).await.unwrap().is_some());
     let wanted = [file("c", "1234567")];
     let room = store.make_room(&wanted).await.ok().unwrap();
     assert_eq!(
@@ -96,7 +103,7 @@ async fn unneeded_files_are_kept_until_their_space_is_needed() {
             unneeded: 0
         }
     );
-    assert_eq!(store.find(&old), None);
+    assert_eq!(store.find(&old).await, Ok(None));
     let refused = store.make_room(&[file("d", "x")]).await.err().unwrap();
     assert_eq!(
         refused,
@@ -124,7 +131,7 @@ async fn a_damaged_file_is_found_at_the_next_start_and_by_the_scrub() {
     // A write changes the time.
     fs::write(&damaged, "bood").unwrap();
     let restarted = open(&dir, None, WEEK);
-    assert_eq!(restarted.find(&model), None, "not verified yet");
+    assert_eq!(restarted.find(&model).await, Ok(None), "not verified yet");
     assert_eq!(
         restarted.missing(&model).await.unwrap(),
         std::slice::from_ref(good)
@@ -132,7 +139,7 @@ async fn a_damaged_file_is_found_at_the_next_start_and_by_the_scrub() {
     add_blobs(&restarted, &["good"]);
     restarted.set_needed(vec![model.clone()]);
     restarted.fetch(&model, |_| {}).await.unwrap();
-    let folder = restarted.find(&model).unwrap();
+    let folder = restarted.find(&model).await.unwrap().unwrap();
     assert_eq!(fs::read(folder.join("a")).unwrap(), b"good", "linked anew");
 
     // A failing disk does not.
@@ -142,12 +149,12 @@ async fn a_damaged_file_is_found_at_the_next_start_and_by_the_scrub() {
     let restarted = open(&dir, None, WEEK);
     restarted.set_needed(vec![model.clone()]);
     restarted.fetch(&model, |_| {}).await.unwrap();
-    assert!(restarted.find(&model).is_some());
+    assert!(restarted.find(&model).await.unwrap().is_some());
     let mut damages = restarted.damages();
     let stop = CancellationToken::new();
     let scrub = tokio::spawn(restarted.clone().maintain(stop.clone()));
     damages.changed().await.unwrap();
-    assert_eq!(restarted.find(&model), None);
+    assert_eq!(restarted.find(&model).await, Ok(None));
     assert_eq!(
         restarted.missing(&model).await.unwrap(),
         std::slice::from_ref(fine)
@@ -230,4 +237,27 @@ async fn each_file_of_verified_models_is_read_once_in_a_period() {
     let unread = store.unread_files().await;
     assert_eq!(unread.len(), 1);
     assert_eq!(unread[0].sha256, file("x", "shared").sha256);
+}
+
+#[tokio::test]
+async fn folder_that_does_not_answer_is_named_and_not_waited_for_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir, None, WEEK);
+    let timeout = Duration::from_millis(20);
+    Arc::get_mut(&mut store.inner).unwrap().lookups = FileReading::new(timeout);
+    let model = manifest(&[("m", "content")]);
+    let folder = store.model_dir(&model);
+    // A lookup that hangs, until the test drops the sender.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let hangs = move || Ok(released.recv().is_ok());
+    let is_slow = |path: PathBuf| {
+        Err(LoadError::SlowFiles {
+            path,
+            seconds: timeout.as_secs(),
+        })
+    };
+    let hanging = store.inner.lookups.run(&folder, hangs).await;
+    assert_eq!(hanging.map(|_| None), is_slow(folder.clone()));
+    assert_eq!(store.find(&model).await, is_slow(folder));
+    drop(release);
 }

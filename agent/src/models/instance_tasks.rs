@@ -339,12 +339,10 @@ async fn check(
     mut model: Box<Model>,
 ) -> CheckResult {
     if let Some(files) = files {
-        // The files may lie on a network drive that hangs.
-        let (store, wanted) = (artifacts, files.clone());
-        let found = task::spawn_blocking(move || store.find(&wanted)).await;
-        match found.ok().flatten() {
-            Some(path) => model.spec.source = Some(ModelSource::Path(path)),
-            None => return CheckResult::FilesMissing(files),
+        match artifacts.find(&files).await {
+            Ok(Some(path)) => model.spec.source = Some(ModelSource::Path(path)),
+            Ok(None) => return CheckResult::FilesMissing(files),
+            Err(error) => return CheckResult::Unusable(InstanceError::from(error)),
         }
     }
     match engines.get(model.spec.engine).estimate(&model).await {

@@ -30,7 +30,6 @@ mod end_tokens;
 mod engine_permit;
 mod engine_thread;
 mod file_defaults;
-mod file_reading;
 mod gguf_header;
 mod gguf_reader;
 mod inspection;
@@ -67,10 +66,10 @@ use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
 
-use self::file_reading::FileReading;
 use self::inspection::Inspection;
 use self::model::MistralModel;
 use self::model_files::ModelFiles;
+use crate::file_reading::FileReading;
 use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel};
 
 /// Loads models with mistral.rs.

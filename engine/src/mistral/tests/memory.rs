@@ -21,7 +21,7 @@ async fn memory_of_a_full_context() {
     spec.options.max_prompt_seconds = Some(3_600);
     let context_length = std::env::var("FLOTILLA_CONTEXT_LENGTH").ok();
     spec.options.context_length = context_length.map(|length| length.parse().unwrap());
-    let reading = crate::mistral::file_reading::FileReading::default();
+    let reading = crate::FileReading::default();
     let estimate = crate::mistral::memory::estimate(&reading, &spec)
         .await
         .unwrap();

@@ -17,7 +17,7 @@ const MAX_READS: usize = 16;
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bounds how many files are read at once, and for how long.
-pub(super) struct FileReading {
+pub struct FileReading {
     threads: Arc<Semaphore>,
     timeout: Duration,
     /// One permit for each path that is read: retries for a drive that hangs wait for the first read.
@@ -26,21 +26,27 @@ pub(super) struct FileReading {
 
 impl Default for FileReading {
     fn default() -> Self {
-        Self {
-            threads: Arc::new(Semaphore::new(MAX_READS)),
-            timeout: READ_TIMEOUT,
-            paths: Mutex::default(),
-        }
+        Self::new(READ_TIMEOUT)
     }
 }
 
 impl FileReading {
+    /// `timeout` bounds each read, with its wait for a thread.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            threads: Arc::new(Semaphore::new(MAX_READS)),
+            timeout,
+            paths: Mutex::default(),
+        }
+    }
+
     /// Runs `read`, which reads the files at `path`, where it may block. Nothing can stop it: when it takes longer
     /// than the timeout, it keeps its thread until its end.
     ///
     /// # Errors
     /// [`LoadError::SlowFiles`] after the timeout, and the errors of `read`.
-    pub(super) async fn run<T: Send + 'static>(
+    pub async fn run<T: Send + 'static>(
         &self,
         path: &Path,
         read: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
