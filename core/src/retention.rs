@@ -18,23 +18,35 @@ pub struct UnneededEntry {
     pub bytes: u64,
 }
 
-/// For how long each entry has not been needed, in seconds, by name. Stored across restarts.
+/// For how long each entry has not been needed. Stored across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct UnneededTimes(BTreeMap<String, u64>);
+pub struct UnneededTimes {
+    /// The times in seconds, by name.
+    seconds: BTreeMap<String, u64>,
+    /// The part of a second that counts next time.
+    #[serde(skip)]
+    rest: Duration,
+}
 
 impl UnneededTimes {
+    /// How often the times are stored while no entry comes or goes. A restart loses at most this much of
+    /// them, and files are kept for longer by it.
+    pub const STORE_INTERVAL: Duration = Duration::from_secs(3_600);
+
     /// Adds `elapsed` to the time of each entry that is still not needed, and starts at 0 for new ones.
     /// Returns whether the entries differ from those before.
     pub fn advance(&mut self, unneeded: &[UnneededEntry], elapsed: Duration) -> bool {
-        let before = std::mem::take(&mut self.0);
+        let elapsed = elapsed.saturating_add(self.rest);
+        self.rest = Duration::from_nanos(elapsed.subsec_nanos().into());
+        let before = std::mem::take(&mut self.seconds);
         let times = unneeded.iter().map(|entry| {
             let time = before.get(&entry.name);
             let time = time.map_or(0, |time| time.saturating_add(elapsed.as_secs()));
             (entry.name.clone(), time)
         });
-        self.0 = times.collect();
-        !self.0.keys().eq(before.keys())
+        self.seconds = times.collect();
+        !self.seconds.keys().eq(before.keys())
     }
 
     /// Returns the entries to delete: those that have not been needed for `retention`, and the longest
@@ -54,7 +66,7 @@ impl UnneededTimes {
             true => excess_bytes,
             false => needed_bytes.max(excess_bytes),
         };
-        let age = |entry: &UnneededEntry| self.0.get(&entry.name).copied().unwrap_or(0);
+        let age = |entry: &UnneededEntry| self.seconds.get(&entry.name).copied().unwrap_or(0);
         let mut oldest_first: Vec<&UnneededEntry> = unneeded.iter().collect();
         oldest_first.sort_by_key(|entry| {
             let is_file = !entry.name.starts_with("models/");
@@ -108,6 +120,18 @@ mod tests {
         times.advance(&[], DAY);
         times.advance(&file, DAY);
         assert!(times.expired(&file, WEEK, 0, 0).is_empty());
+    }
+
+    #[test]
+    fn parts_of_seconds_are_not_lost() {
+        let file = [entry("blobs/a", 5)];
+        let mut times = UnneededTimes::default();
+        times.advance(&file, Duration::ZERO);
+        for _ in 0..4 {
+            times.advance(&file, Duration::from_millis(750));
+        }
+        let expired = |seconds| times.expired(&file, Duration::from_secs(seconds), 0, 0);
+        assert_eq!((expired(3).len(), expired(4).len()), (1, 0));
     }
 
     #[test]

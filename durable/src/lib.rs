@@ -2,6 +2,7 @@
 //! And what is asked before files are written: whether the disk has space.
 
 mod space;
+mod stored_record;
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +11,7 @@ use std::path::Path;
 use tempfile::TempPath;
 
 pub use space::{is_full, space_at};
+pub use stored_record::StoredRecord;
 
 /// Replaces the file at `path` by one with this content. After a power cut the file has the old or the
 /// new content, and the new one once this returns.

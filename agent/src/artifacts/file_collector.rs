@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::retention::{UnneededEntry, UnneededTimes};
+use flotilla_durable::StoredRecord;
 use parking_lot::Mutex;
 
-/// How often the times are stored while no entry comes or goes. A restart loses at most this much of them,
-/// and files are kept for longer by it.
-const STORE_INTERVAL: Duration = Duration::from_secs(3_600);
+/// The file with the times for which files have not been needed.
+const TIMES_FILE: &str = "unneeded.json";
 
 /// The space that files of models take, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,14 +27,7 @@ pub(crate) struct DiskUsage {
 pub(super) struct FileCollector {
     dir: PathBuf,
     retention: Duration,
-    state: Mutex<CollectorState>,
-}
-
-struct CollectorState {
-    times: UnneededTimes,
-    /// When the times were last advanced, and when they were last stored.
-    advanced: Instant,
-    stored: Instant,
+    times: Mutex<StoredRecord<UnneededTimes>>,
 }
 
 /// What a directory holds.
@@ -47,18 +40,12 @@ struct Contents {
 impl FileCollector {
     /// Creates a collector for the files below `dir` that continues with the stored times.
     pub(super) fn new(dir: &Path, retention: Duration) -> Self {
-        let stored = fs::read(times_file(dir)).unwrap_or_default();
-        let now = Instant::now();
-        let state = CollectorState {
-            // A file that cannot be read makes all files new ones, which are kept for longer.
-            times: serde_json::from_slice(&stored).unwrap_or_default(),
-            advanced: now,
-            stored: now,
-        };
+        // A file that cannot be read makes all files new ones, which are kept for longer.
+        let times = StoredRecord::load(dir.join(TIMES_FILE), UnneededTimes::STORE_INTERVAL);
         Self {
             dir: dir.to_owned(),
             retention,
-            state: Mutex::new(state),
+            times: Mutex::new(times),
         }
     }
 
@@ -72,17 +59,14 @@ impl FileCollector {
         excess_bytes: u64,
     ) -> io::Result<(DiskUsage, Vec<String>)> {
         // Locked before it is listed what is there, so that two collections do not delete the same files.
-        let mut state = self.state.lock();
+        let mut times = self.times.lock();
         let Contents {
             mut usage,
             unneeded,
         } = self.list(needed)?;
-        let elapsed = state.advanced.elapsed();
-        let has_changed = state.times.advance(&unneeded, elapsed);
-        // Whole seconds are counted; the rest counts next time.
-        state.advanced += Duration::from_secs(elapsed.as_secs());
-        let expired = state
-            .times
+        times.update(|times, elapsed| times.advance(&unneeded, elapsed));
+        let expired = times
+            .get()
             .expired(&unneeded, self.retention, needed_bytes, excess_bytes);
         let mut folders = Vec::new();
         for entry in expired {
@@ -97,10 +81,7 @@ impl FileCollector {
                 usage.unneeded -= entry.bytes;
             }
         }
-        if has_changed || state.stored.elapsed() >= STORE_INTERVAL {
-            flotilla_durable::replace(&times_file(&self.dir), &serde_json::to_vec(&state.times)?)?;
-            state.stored = Instant::now();
-        }
+        times.store()?;
         Ok((usage, folders))
     }
 
@@ -159,8 +140,4 @@ fn gone_or_error(deleted: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         deleted => deleted,
     }
-}
-
-fn times_file(dir: &Path) -> PathBuf {
-    dir.join("unneeded.json")
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::retention::{UnneededEntry, UnneededTimes};
 use flotilla_core::spec::Sha256Digest;
+use flotilla_durable::StoredRecord;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +19,8 @@ use super::blobs::{BlobStore, blocking, is_old};
 /// For how long a file is kept after it was needed last: the store may have been put back to an earlier
 /// state, and nobody else may have the file.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// How often the times are stored while no file comes or goes. A restart loses at most this much of them,
-/// and files are kept for longer by it.
-const STORE_INTERVAL: Duration = Duration::from_secs(3_600);
+/// The file with the times for which files have not been needed.
+const TIMES_FILE: &str = "unneeded.json";
 
 /// The state of the store by which files are not needed. In another one, they may be again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,15 +48,7 @@ pub(super) struct FileCollector {
     /// `None` while it is not known.
     needed: Mutex<Option<NeededFiles>>,
     /// `None` before the first collection.
-    state: Mutex<Option<CollectorState>>,
-}
-
-#[derive(Debug)]
-struct CollectorState {
-    record: TimesRecord,
-    /// When the times were last advanced, and when they were last stored.
-    advanced: Instant,
-    stored: Instant,
+    times: Mutex<Option<StoredRecord<TimesRecord>>>,
 }
 
 /// The content of the file with the times.
@@ -77,33 +69,21 @@ struct UnneededFile {
     is_removable: bool,
 }
 
-impl CollectorState {
-    /// Continues with the stored times. A file that cannot be read makes all files new ones, which are kept
-    /// for longer.
-    fn load(dir: &Path) -> Self {
-        let stored = std::fs::read(times_file(dir)).unwrap_or_default();
-        let now = Instant::now();
-        Self {
-            record: serde_json::from_slice(&stored).unwrap_or_default(),
-            advanced: now,
-            stored: now,
-        }
-    }
-
-    /// Adds the time since the last call to that of each file that is still not needed. All times begin
-    /// anew if the store is not in the state of before. Returns whether the files differ from before.
-    fn advance(&mut self, store: StoreState, unneeded: &[UnneededEntry]) -> bool {
-        let elapsed = self.advanced.elapsed();
-        // Whole seconds are counted; the rest counts next time.
-        self.advanced += Duration::from_secs(elapsed.as_secs());
-        let is_other_state = self.record.store != store;
+impl TimesRecord {
+    /// Adds `elapsed` to the time of each file that is still not needed. All times begin anew if the store is
+    /// not in the state of before. Returns whether the files or the state differ from before.
+    fn advance(
+        &mut self,
+        store: StoreState,
+        unneeded: &[UnneededEntry],
+        elapsed: Duration,
+    ) -> bool {
+        let is_other_state = self.store != store;
         if is_other_state {
-            self.record = TimesRecord {
-                store,
-                times: UnneededTimes::default(),
-            };
+            self.store = store;
+            self.times = UnneededTimes::default();
         }
-        self.record.times.advance(unneeded, elapsed) || is_other_state
+        self.times.advance(unneeded, elapsed) || is_other_state
     }
 }
 
@@ -127,11 +107,14 @@ impl BlobStore {
 
     fn collect_blocking(&self, needed_bytes: u64) -> io::Result<()> {
         // Locked before it is listed what is there, so that two collections do not remove the same files.
-        let mut state = self.collector.state.lock();
+        let mut times = self.collector.times.lock();
         let Some(needed) = self.collector.needed.lock().clone() else {
             return Ok(());
         };
-        let state = state.get_or_insert_with(|| CollectorState::load(self.dir()));
+        // A file that cannot be read makes all files new ones, which are kept for longer.
+        let load =
+            || StoredRecord::load(self.dir().join(TIMES_FILE), UnneededTimes::STORE_INTERVAL);
+        let times = times.get_or_insert_with(load);
         let files = self.unneeded_files(&needed)?;
         let (blobs, leftovers): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|file| file.sha256.is_some());
@@ -139,11 +122,11 @@ impl BlobStore {
             self.remove_old(&file.path, None)?;
         }
         let entries: Vec<_> = blobs.iter().map(|file| file.entry.clone()).collect();
-        let has_changed = state.advance(needed.store, &entries);
+        times.update(|times, elapsed| times.advance(needed.store, &entries, elapsed));
         let removable = blobs.iter().filter(|file| file.is_removable);
         let removable: Vec<_> = removable.map(|file| file.entry.clone()).collect();
-        let expired = state
-            .record
+        let expired = times
+            .get()
             .times
             .expired(&removable, RETENTION, needed_bytes, 0);
         let expired: HashSet<&str> = expired.iter().map(|entry| entry.name.as_str()).collect();
@@ -152,12 +135,7 @@ impl BlobStore {
                 self.remove_old(&file.path, file.sha256)?;
             }
         }
-        if has_changed || state.stored.elapsed() >= STORE_INTERVAL {
-            let content = serde_json::to_vec(&state.record)?;
-            flotilla_durable::replace(&times_file(self.dir()), &content)?;
-            state.stored = Instant::now();
-        }
-        Ok(())
+        times.store()
     }
 
     /// Lists the files that no model needs.
@@ -189,10 +167,6 @@ impl BlobStore {
         }
         Ok(unneeded)
     }
-}
-
-fn times_file(dir: &Path) -> PathBuf {
-    dir.join("unneeded.json")
 }
 
 #[cfg(test)]
@@ -260,9 +234,12 @@ mod tests {
 
     /// As if this much time had passed since the last collection.
     fn wait(blobs: &BlobStore, time: Duration) {
-        let mut state = blobs.collector.state.lock();
-        let state = state.as_mut().unwrap();
-        state.advanced = state.advanced.checked_sub(time).unwrap();
+        let needed = blobs.collector.needed.lock().clone().unwrap();
+        let files = blobs.unneeded_files(&needed).unwrap();
+        let entries: Vec<_> = files.into_iter().map(|file| file.entry).collect();
+        let mut times = blobs.collector.times.lock();
+        let times = times.as_mut().unwrap();
+        times.update(|times, _| times.times.advance(&entries, time));
     }
 
     const DAY: Duration = Duration::from_secs(24 * 3_600);
