@@ -1,12 +1,13 @@
 //! The agent's data directory: a lock, the node's identity and the last desired state.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
+use flotilla_durable::{DirError, DirLock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,21 +16,9 @@ use crate::models::DesiredModel;
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// The directory or a file in it cannot be created, read or written.
-    #[error(
-        "the data directory {path} cannot be used: {error}; give this user the right to write there, or use another --data-dir"
-    )]
-    Io {
-        /// The data directory.
-        path: PathBuf,
-        /// What went wrong.
-        error: io::Error,
-    },
-    /// Another agent has locked the directory.
-    #[error(
-        "the data directory {0} is in use by another agent: stop it, or use another --data-dir"
-    )]
-    InUse(PathBuf),
+    /// The directory cannot be written, or another process uses it.
+    #[error(transparent)]
+    Dir(#[from] DirError),
     /// A file that says which fleet the node belongs to cannot be read.
     #[error(
         "cannot read {path}, which says to which fleet this node belongs: {error}: check the disk and the file's permissions"
@@ -52,7 +41,7 @@ pub enum DataDirError {
 pub(crate) struct DataDir {
     path: PathBuf,
     identity: String,
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// The models that this node should run, with the fleet and the version of that desired state.
@@ -125,19 +114,14 @@ impl DataDir {
     /// Opens and locks the directory, creating it if missing.
     ///
     /// # Errors
-    /// [`DataDirError`] if the directory cannot be used or another agent uses it.
+    /// [`DataDirError`] if the directory cannot be used or another process uses it.
     pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
-        let io_error = |error| DataDirError::Io {
+        let lock = DirLock::acquire(path)?;
+        let identity = read_or_create_identity(&path.join("identity"));
+        let identity = identity.map_err(|error| DirError::Unusable {
             path: path.to_owned(),
             error,
-        };
-        fs::create_dir_all(path).map_err(io_error)?;
-        let lock = File::create(path.join("lock")).map_err(io_error)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => DataDirError::InUse(path.to_owned()),
-            TryLockError::Error(error) => io_error(error),
         })?;
-        let identity = read_or_create_identity(&path.join("identity")).map_err(io_error)?;
         Ok(Self {
             path: path.to_owned(),
             identity,
@@ -308,7 +292,7 @@ mod tests {
         let _data_dir = DataDir::open(dir.path()).unwrap();
         assert!(matches!(
             DataDir::open(dir.path()),
-            Err(DataDirError::InUse(_))
+            Err(DataDirError::Dir(DirError::InUse(_)))
         ));
     }
 

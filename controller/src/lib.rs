@@ -15,7 +15,6 @@ mod config;
 mod connections;
 mod cut_off_backend;
 mod dashboard;
-mod data_dir;
 mod epoch;
 pub mod fleet;
 mod kept_state;

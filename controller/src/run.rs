@@ -1,12 +1,12 @@
 //! Starting and stopping a controller.
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_dispatch::PendingQueue;
+use flotilla_durable::{DirError, DirLock};
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -17,7 +17,6 @@ use crate::advertised_address;
 use crate::artifacts::{SourceClient, controller_client};
 use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
-use crate::data_dir;
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::pem_files::{self, PemFileError};
 use crate::startup::Startup;
@@ -53,12 +52,10 @@ pub enum ControllerStartError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] reqwest::Error),
-    /// Another process uses the data directory.
-    #[error(
-        "the data directory {0} is in use by another process: stop it, or use another --data-dir"
-    )]
-    DataDirInUse(PathBuf),
-    /// The store cannot be opened or reached, or the data directory cannot be used.
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DirError),
+    /// The store cannot be opened or reached.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -76,7 +73,7 @@ pub struct Controller {
     tasks: JoinSet<()>,
     telemetry: Telemetry,
     /// The lock of the data directory, held as long as the controller uses it.
-    _data_dir_lock: Option<File>,
+    _data_dir_lock: DirLock,
 }
 
 impl Controller {
@@ -86,7 +83,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
-        let data_dir_lock = data_dir::lock(&config.data_dir)?;
+        let data_dir_lock = DirLock::acquire(&config.data_dir)?;
         let creation = StoreCreation {
             data_dirs: vec![config.data_dir.clone()],
             forced: config.init_store,

@@ -1,6 +1,8 @@
 //! Files that survive a power cut: written beside their place, flushed, renamed, and the folder flushed.
-//! And what is asked before files are written: whether the disk has space.
+//! And what is asked before files are written: whether the disk has space, and whether another process uses
+//! the folder.
 
+mod dir_lock;
 mod space;
 mod stored_record;
 
@@ -10,6 +12,7 @@ use std::path::Path;
 
 use tempfile::TempPath;
 
+pub use dir_lock::{DirError, DirLock};
 pub use space::{is_full, space_at};
 pub use stored_record::StoredRecord;
 
