@@ -2,8 +2,8 @@
 
 use flotilla_core::spec::Pipeline;
 
-use super::inspection::Inspection;
 use crate::LoadError;
+use crate::files::inspection::Inspection;
 
 /// The classes of text models, as `config.json` names them.
 const TEXT: [&str; 21] = [

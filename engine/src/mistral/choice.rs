@@ -9,14 +9,15 @@ use flotilla_core::generate::{
 };
 use futures::Stream;
 
-use super::answer_text::{AnswerPiece, AnswerText};
 use super::chunk::EngineChunk;
 use super::engine_thread::EngineThread;
-use super::journal::{SampledToken, TokenJournal};
-use super::prepared_request::{PreparedRequest, grammar_error};
+use super::journal::TokenJournal;
+use super::logits_processor;
 use super::prompt_scores::prompt_scores;
 use super::request;
-use super::sampler;
+use crate::text::answer_text::{AnswerPiece, AnswerText};
+use crate::text::prepared_request::{PreparedRequest, grammar_error};
+use crate::text::token_sampler::SampledToken;
 
 /// An answer that has not started yet.
 pub(super) struct ChoiceTask {
@@ -161,7 +162,7 @@ impl ChoiceState<'_> {
             calls,
             ..
         } = piece;
-        let token = chunk.logprob.as_ref().and_then(sampler::token);
+        let token = chunk.logprob.as_ref().and_then(logits_processor::token);
         let mut sampled = self.journal.take_through(token);
         if chunk.is_end_token() {
             // The end token is no part of the answer, and neither is its log-probability.

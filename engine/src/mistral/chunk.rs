@@ -3,7 +3,7 @@
 use flotilla_core::generate::{FinishReason, RequestError};
 use mistralrs_core::{CompletionChunkResponse, Response, ResponseLogprob};
 
-use super::sampler;
+use super::logits_processor;
 
 /// A chunk of an answer.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl EngineChunk {
     /// Puts back the white space that the engine removes before the first token, if the token's own
     /// text is known: the texts of the tokens must add up to the answer.
     pub(super) fn restore_space(&mut self) {
-        let token = self.logprob.as_ref().and_then(sampler::token_text);
+        let token = self.logprob.as_ref().and_then(logits_processor::token_text);
         if let Some(token) = token
             && token.trim_start() == self.content
         {
@@ -67,7 +67,7 @@ impl EngineChunk {
     /// The content without the end token, whose text is part of it if the request has tools.
     pub(super) fn visible_content(&self) -> &str {
         if self.is_end_token()
-            && let Some(end) = self.logprob.as_ref().and_then(sampler::token_text)
+            && let Some(end) = self.logprob.as_ref().and_then(logits_processor::token_text)
         {
             self.content.strip_suffix(end).unwrap_or(&self.content)
         } else {

@@ -45,8 +45,8 @@ pub(super) async fn embed_tokens(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mistral::text_model::tests::words;
     use crate::progress::ProgressWatch;
+    use crate::text::text_model::tests::words;
     use futures::poll;
     use mistralrs_core::Request;
     use tokio::sync::mpsc;

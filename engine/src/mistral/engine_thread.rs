@@ -7,12 +7,12 @@ use mistralrs_core::{Constraint, NormalRequest, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 
 use super::engine_permit::{EnginePermit, SequenceGuard, engine_permit};
-use super::preparation::Preparation;
-use super::prepared_request::PreparedRequest;
 use super::request::EngineRequest;
-use super::text_model::TextModel;
-use super::vocabulary::TokenContent;
 use crate::progress::ProgressWatch;
+use crate::text::preparation::Preparation;
+use crate::text::prepared_request::PreparedRequest;
+use crate::text::text_model::TextModel;
+use crate::text::vocabulary::TokenContent;
 
 /// Responses of one answer beyond one per token: its end, errors.
 const EXTRA_RESPONSES: usize = 8;
@@ -179,7 +179,7 @@ impl EngineThread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mistral::text_model::tests::words;
+    use crate::text::text_model::tests::words;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[tokio::test]

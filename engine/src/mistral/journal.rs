@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::text::token_sampler::SampledToken;
+
 /// Records the tokens that were sampled for one answer.
 #[derive(Default)]
 pub(super) struct TokenJournal {
@@ -20,16 +22,6 @@ pub(super) struct TokenJournal {
     unreported: Mutex<VecDeque<SampledToken>>,
     /// Why the grammar of the answer could not be followed any further.
     grammar_error: Mutex<Option<String>>,
-}
-
-/// A token that was sampled.
-#[derive(Debug, PartialEq)]
-pub(super) struct SampledToken {
-    pub(super) token: u32,
-    /// The natural logarithm of its probability at temperature 1.
-    pub(super) logprob: f32,
-    /// The most probable tokens and the logarithms of their probabilities, most probable first.
-    pub(super) top: Vec<(u32, f32)>,
 }
 
 impl TokenJournal {

@@ -16,13 +16,15 @@ use tokio::sync::mpsc;
 
 use super::built_model::{BuiltModel, WeightsWatch};
 use super::device::{self, ComputeDevice};
-use super::inspection::{self, Inspection};
 use super::load_plan::LoadPlan;
 use super::pipeline_text::PipelineText;
-use super::text_model::TextModel;
-use super::vocabulary::Vocabulary;
-use super::{architectures, file_defaults, memory, template_args};
+use super::{architectures, memory};
 use crate::chat::template::{ChatTemplate, Conversation, RenderError, SpecialTokens};
+use crate::files::file_defaults;
+use crate::files::inspection::{self, Inspection};
+use crate::text::template_args;
+use crate::text::text_model::TextModel;
+use crate::text::vocabulary::Vocabulary;
 use crate::{LoadError, LoadProgress};
 
 /// How long a load may take. mistral.rs cannot be interrupted: a load that takes longer continues in its

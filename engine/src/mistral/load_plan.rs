@@ -15,12 +15,12 @@ use mistralrs_core::IsqType;
 
 use super::built_model::BuiltModel;
 use super::device::ComputeDevice;
-use super::inspection::Inspection;
-use super::model_files::ModelFiles;
-#[cfg(any(feature = "cuda", feature = "metal"))]
-use super::model_shape::ModelShape;
 use super::pipeline_text::PipelineText;
 use crate::LoadError;
+use crate::files::inspection::Inspection;
+use crate::files::model_files::ModelFiles;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use crate::files::model_shape::ModelShape;
 
 /// A spec whose options and files were checked.
 #[derive(Clone)]

@@ -1,74 +1,49 @@
 //! mistral.rs in this process.
 //!
 //! Some of its work is done here instead, for these reasons:
-//! - [`sampler`]: mistral.rs has no seed per request and applies no logit bias. Its log-probabilities
-//!   have base 10, come from the raw logits at temperature 0, and are missing for tokens that end
-//!   inside a character.
-//! - [`answer_matcher`]: mistral.rs would compile the grammar of an answer in its own thread, while no
-//!   other request is computed.
-//! - [`stop_texts`]: when streaming, mistral.rs sends the stop text and one token more.
+//! - [`logits_processor`]: mistral.rs has no seed per request and applies no logit bias; its penalties count the
+//!   prompt. Its log-probabilities have base 10, come from the raw logits at temperature 0, and are missing
+//!   for tokens that end inside a character.
+//! - [`answer_matcher`](crate::text::answer_matcher): mistral.rs would compile the grammar of an answer in
+//!   its own thread, while no other request is computed.
+//! - [`stop_texts`](crate::text::stop_texts): when streaming, mistral.rs sends the stop text and one token more.
 //! - [`prompt_tokenizer`]: mistral.rs reads control tokens in the texts of clients, and has begin tokens twice
 //!   or not at all. So prompts are rendered and split here (see [`chat`](crate::chat)), and it gets tokens.
-//! - [`answer_text`]: with tools mistral.rs sends nothing until a call is whole, and does not notice
-//!   meanwhile that the client has left. So calls and thoughts are read from the text here.
+//! - [`answer_text`](crate::text::answer_text): with tools mistral.rs sends nothing until a call is whole, and
+//!   does not notice meanwhile that the client has left. So calls and thoughts are read from the text here.
 //! - On a CPU one sequence is computed at a time: the sequences of a batch overwrite each other's
 //!   attention there.
 //!
 //! Start reading at [`MistralEngine`], then [`choice`], which computes one answer.
 
-mod answer_grammar;
-mod answer_matcher;
-mod answer_text;
 mod architectures;
 mod built_model;
-mod call_reader;
 mod choice;
 mod chunk;
 mod device;
 mod embedding;
-mod end_tokens;
 mod engine_permit;
 mod engine_thread;
-mod file_defaults;
-mod gguf_header;
-mod gguf_reader;
-mod inspection;
 mod journal;
+mod known_tokens;
 mod load;
 mod load_plan;
+mod logits_processor;
 mod memory;
-mod missing_tensors;
 mod model;
-mod model_files;
-mod model_shape;
 mod pipeline_text;
-mod preparation;
-mod prepared_request;
 mod prompt_scores;
-mod prompt_size;
 mod prompt_tokenizer;
 mod request;
-mod safetensors_header;
-mod sampler;
-mod schema;
-mod stop_texts;
-mod template_args;
-mod text_model;
-mod token_ids;
-mod tools;
-mod vocabulary;
 mod warm_up;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
 
-use self::inspection::Inspection;
 use self::model::MistralModel;
-use self::model_files::ModelFiles;
 use crate::file_reading::FileReading;
 use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel};
 
@@ -99,7 +74,7 @@ impl Engine for MistralEngine {
         drop(guard);
         let pipeline = loaded.pipeline;
         let timeout = warm_up::timeout(loaded.expected_memory, loaded.remaining_time);
-        let knows_token = token_ids::known_tokens(&loaded.weights).await;
+        let knows_token = known_tokens::known_tokens(&loaded.weights).await;
         let has_template = loaded.text_model.template.is_some();
         let loaded = MistralModel::new(loaded, knows_token);
         warm_up::warm_up(&loaded, model.name(), pipeline, has_template, timeout).await?;
@@ -108,16 +83,6 @@ impl Engine for MistralEngine {
             None => Ok(Arc::new(loaded)),
         }
     }
-}
-
-/// Checks that the files at a path can be a model: that a folder or GGUF file is complete, and no file is
-/// something else. Whether an engine computes its architecture is not checked.
-///
-/// # Errors
-/// What is wrong with a file.
-pub fn check_model_files(path: &Path) -> Result<(), LoadError> {
-    let files = ModelFiles::find(path)?;
-    Inspection::of(&files).map(drop)
 }
 
 #[cfg(test)]

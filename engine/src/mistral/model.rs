@@ -18,9 +18,9 @@ use super::choice::ChoiceTask;
 use super::embedding::embed_tokens;
 use super::engine_thread::EngineThread;
 use super::load::LoadedEngine;
-use super::text_model::{TextModel, check_reading_time};
-use super::token_ids::{self, KnowsToken};
 use crate::progress::ProgressWatch;
+use crate::text::text_model::{TextModel, check_reading_time};
+use crate::text::token_ids::{self, KnowsToken};
 use crate::{GenerateEvents, LoadedModel};
 
 /// How long an engine thread may take to stop.

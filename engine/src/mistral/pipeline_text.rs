@@ -5,12 +5,12 @@ use std::sync::Arc;
 use either::Either;
 use mistralrs_core::{ChatTemplate as EngineTemplate, Pipeline};
 
-use super::end_tokens::end_tokens;
-use super::gguf_header::GgufHeader;
 use super::prompt_tokenizer::PromptTokenizer;
-use super::vocabulary::Vocabulary;
 use crate::chat::control_tokens::ControlTokens;
 use crate::chat::template::SpecialTokens;
+use crate::files::gguf_header::GgufHeader;
+use crate::text::end_tokens::end_tokens;
+use crate::text::vocabulary::Vocabulary;
 
 /// The vocabulary and the chat template of a model.
 pub(super) struct PipelineText {

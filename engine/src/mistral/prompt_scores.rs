@@ -9,8 +9,8 @@ use flotilla_core::generate::RequestError;
 
 use super::chunk::EngineChunk;
 use super::engine_thread::EngineThread;
-use super::journal::SampledToken;
 use super::request;
+use crate::text::token_sampler::SampledToken;
 
 /// Returns the tokens of a prompt after the first one, each with its log-probability and this number of
 /// alternatives.

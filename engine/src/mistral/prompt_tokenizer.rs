@@ -14,8 +14,8 @@ use tokenizers::{
     SplitDelimiterBehavior, Tokenizer,
 };
 
-use super::gguf_header::GgufHeader;
 use crate::chat::control_tokens::{AddedToken, ControlTokens, MARK};
+use crate::files::gguf_header::GgufHeader;
 
 /// A model's tokenizer.
 pub(super) struct PromptTokenizer {

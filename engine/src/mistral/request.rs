@@ -10,9 +10,10 @@ use mistralrs_core::{
 
 use super::engine_permit::SequenceGuard;
 use super::journal::TokenJournal;
-use super::prepared_request::PreparedRequest;
-use super::sampler::TokenSampler;
-use super::text_model::TextModel;
+use super::logits_processor::LogitsProcessor;
+use crate::text::prepared_request::PreparedRequest;
+use crate::text::text_model::TextModel;
+use crate::text::token_sampler::TokenSampler;
 
 /// A request to the engine, without the channel for its responses.
 pub(super) struct EngineRequest {
@@ -41,10 +42,10 @@ pub(super) fn choice(
     let is_chat = matches!(request.input, GenerateInput::Chat(_));
     let return_logprobs = request.logprobs.is_some() || with_tools || !is_chat;
     let grammar = prepared.grammar.as_ref();
-    let sampler = TokenSampler::new(sampling, request.logprobs)
-        .with_grammar(grammar.map(|grammar| grammar.matcher.clone()))
-        .with_guard(guard);
-    let journal = sampler.journal();
+    let sampler = TokenSampler::new(sampling, &prepared.prompt.tokens, request.logprobs)
+        .with_grammar(grammar.map(|grammar| grammar.matcher.clone()));
+    let processor = LogitsProcessor::new(sampler, guard);
+    let journal = processor.journal();
     let engine_request = EngineRequest {
         messages: RequestMessage::CompletionTokens(prepared.prompt.tokens.clone()),
         sampling: SamplingParams {
@@ -52,9 +53,6 @@ pub(super) fn choice(
             temperature: Some(0.0),
             // Only the token itself is read from what the engine reports.
             top_n_logprobs: 1,
-            frequency_penalty: sampling.frequency_penalty.filter(is_nonzero),
-            presence_penalty: sampling.presence_penalty.filter(is_nonzero),
-            repetition_penalty: sampling.repetition_penalty,
             max_len: Some(prepared.max_answer(model.context)),
             stop_toks: Some(StopTokens::Ids(model.vocabulary.more_end_tokens.clone())),
             ..SamplingParams::neutral()
@@ -62,7 +60,7 @@ pub(super) fn choice(
         tools: with_tools.then(|| vec![any_tool()]),
         // Calls are read from the text of the answer.
         tool_choice: with_tools.then_some(EngineToolChoice::None),
-        processors: Some(vec![Arc::new(sampler)]),
+        processors: Some(vec![Arc::new(processor)]),
         return_logprobs,
         is_streaming: true,
     };
@@ -90,10 +88,10 @@ pub(super) fn scoring(
     guard: SequenceGuard,
 ) -> (EngineRequest, Arc<TokenJournal>) {
     let max_len = forced.len();
-    let sampler = TokenSampler::new(&Sampling::default(), Some(alternatives))
-        .with_forced_tokens(forced)
-        .with_guard(guard);
-    let journal = sampler.journal();
+    let sampler = TokenSampler::new(&Sampling::default(), &prompt, Some(alternatives))
+        .with_forced_tokens(forced);
+    let processor = LogitsProcessor::new(sampler, guard);
+    let journal = processor.journal();
     let engine_request = EngineRequest {
         messages: RequestMessage::CompletionTokens(prompt),
         sampling: SamplingParams {
@@ -103,7 +101,7 @@ pub(super) fn scoring(
         },
         tools: None,
         tool_choice: None,
-        processors: Some(vec![Arc::new(sampler)]),
+        processors: Some(vec![Arc::new(processor)]),
         return_logprobs: false,
         is_streaming: true,
     };
@@ -121,8 +119,4 @@ pub(super) fn embedding(prompt: Vec<u32>) -> EngineRequest {
         return_logprobs: false,
         is_streaming: false,
     }
-}
-
-fn is_nonzero(penalty: &f32) -> bool {
-    *penalty != 0.0
 }

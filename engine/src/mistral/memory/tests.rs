@@ -1,5 +1,5 @@
 use super::*;
-use crate::mistral::gguf_header::GgufHeader;
+use crate::files::gguf_header::GgufHeader;
 use flotilla_core::spec::ModelSource;
 use safetensors::tensor::Dtype;
 use serde_json::json;

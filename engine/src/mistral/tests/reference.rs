@@ -2,9 +2,9 @@
 //! GGUF files. `reference/make_reference.py` makes the values and the models.
 
 use super::*;
+use crate::mistral::known_tokens::known_tokens;
 use crate::mistral::load::{self, LoadedEngine};
 use crate::mistral::model::MistralModel;
-use crate::mistral::token_ids;
 
 const VALUES: &str = include_str!("reference/values.json");
 
@@ -42,7 +42,7 @@ async fn check(path: &Path, name: &str, tolerance: f64) {
             loaded.text_model.vocabulary.content(token).bytes
         });
         let contents: Vec<Vec<u8>> = contents.collect();
-        let knows_token = token_ids::known_tokens(&loaded.weights).await;
+        let knows_token = known_tokens(&loaded.weights).await;
         let model: Arc<dyn LoadedModel> = Arc::new(MistralModel::new(loaded, knows_token));
         let answer = answer(&model, request).await.unwrap();
         assert_eq!(answer.logprobs.len(), steps.len(), "{name} {kind}");
