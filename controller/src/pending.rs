@@ -388,11 +388,14 @@ mod tests {
         queue
             .change(entry(waiting, &json!({"requests": 1})), first)
             .await;
-        let late = queue.enter();
+        let mut late = queue.enter();
         answer.send(false).unwrap();
         let error = early.await.unwrap().to_string();
         assert!(error.contains(&format!("view {first}")), "{error}");
-        let (second, answer) = queue.computations.recv().await.unwrap();
+        let (second, answer) = tokio::select! {
+            computation = queue.computations.recv() => computation.unwrap(),
+            error = &mut late => panic!("{error:?}"),
+        };
         answer.send(false).unwrap();
         let error = late.await.unwrap().to_string();
         assert!(error.contains(&format!("view {second}")), "{error}");
