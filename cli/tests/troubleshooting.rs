@@ -6,18 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The crates whose messages people read.
-const CRATES: [&str; 9] = [
-    "agent",
-    "cli",
-    "controller",
-    "core",
-    "dispatch",
-    "engine",
-    "gateway",
-    "proto",
-    "telemetry",
-];
 /// Beginnings of quoted texts that are no messages: commands, flags and addresses.
 const NO_MESSAGES: [&str; 6] = [
     "flotilla ",
@@ -32,6 +20,15 @@ const MAX_GAP: usize = 150;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The folders of the crates that programs are made of: all but the harness.
+fn program_crates() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root()).unwrap();
+    let folders = entries.map(|entry| entry.unwrap().path());
+    let is_program =
+        |folder: &PathBuf| folder.join("Cargo.toml").is_file() && !folder.ends_with("tests");
+    folders.filter(is_program).collect()
 }
 
 /// Adds the code of all Rust files below a folder, without comments and tests.
@@ -54,8 +51,8 @@ fn read_sources(folder: &Path, text: &mut String) {
 /// The sources with their string literals in one line each.
 fn sources() -> String {
     let mut text = String::new();
-    for name in CRATES {
-        read_sources(&root().join(name).join("src"), &mut text);
+    for folder in program_crates() {
+        read_sources(&folder.join("src"), &mut text);
     }
     let lines = text.replace("\\\n", " ").replace("\\\"", "\"");
     lines.split_whitespace().collect::<Vec<_>>().join(" ")
