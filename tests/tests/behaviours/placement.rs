@@ -91,7 +91,16 @@ async fn selectors_taints_zones_and_cordons_decide_where_a_model_is_placed() {
     let (_, described) = api.get("api/v1/models/m").await;
     let reason = described["status"]["unschedulableNodes"]["plain"].to_string();
     assert!(reason.contains("the label disk=ssd"), "{reason}");
-    // A cordoned node keeps its models and gets no new ones.
+    // A cordoned node keeps its models, assigned or not, and gets no new ones.
+    cluster
+        .wait_until(async || {
+            let nodes = api.nodes().await;
+            let plain = nodes
+                .iter()
+                .find(|node| node["metadata"]["name"] == "plain");
+            plain.is_some_and(|node| node["status"]["models"] == json!([]))
+        })
+        .await;
     let url = cluster.url();
     let (status, _) = Process::start(cluster.dir(), &["cordon", "plain", "--url", &url]).wait();
     assert!(status.success());
