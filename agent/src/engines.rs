@@ -33,7 +33,7 @@ impl Engines {
     /// Returns the engine of this kind.
     pub(crate) fn get(&self, kind: EngineKind) -> &dyn Engine {
         match kind {
-            EngineKind::Mistral => &*self.runners,
+            EngineKind::Auto | EngineKind::Llama | EngineKind::Mistral => &*self.runners,
             EngineKind::Upstream => &self.upstream,
             EngineKind::Simulated => &self.simulated,
         }

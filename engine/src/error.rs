@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use flotilla_core::spec::EngineKind;
 use serde::{Deserialize, Serialize};
 
 use crate::ProcessEnd;
@@ -45,8 +46,13 @@ pub enum LoadError {
         seconds: u64,
     },
     /// The engine does not know the model's architecture.
-    #[error("the engine mistral does not know the architecture {0}")]
-    Architecture(String),
+    #[error("the engine {engine} does not know the architecture {name}")]
+    Architecture {
+        /// The engine.
+        engine: EngineKind,
+        /// The name of the architecture in the model's files.
+        name: String,
+    },
     /// The weights are quantised in a format that the engine does not know.
     #[error("the engine mistral does not know how its weights are quantised: {0}")]
     Quantization(String),
@@ -108,7 +114,7 @@ impl LoadError {
             Self::WarmUp(_) => {
                 "see whether the node is overloaded or swaps; else use a smaller model, or quantise this one"
             }
-            Self::Architecture(_) => {
+            Self::Architecture { .. } => {
                 "use a model of an architecture that docs/models.md lists, or serve it with another server by the \
                  engine upstream"
             }

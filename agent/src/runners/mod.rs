@@ -26,7 +26,7 @@ use flotilla_core::Bytes;
 use flotilla_core::spec::{Model, ModelSpec};
 use flotilla_engine::runner::MAX_MESSAGE;
 use flotilla_engine::{
-    EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
+    EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel, LocalEngine, ProcessEnd,
 };
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1;
@@ -54,7 +54,7 @@ pub struct RunnerEngine {
     /// One permit for each load that may run at once.
     loads: Semaphore,
     /// Estimates what a model will take; it loads nothing here.
-    estimator: MistralEngine,
+    estimator: LocalEngine,
 }
 
 impl RunnerEngine {
@@ -66,7 +66,7 @@ impl RunnerEngine {
             threads,
             has_device_memory: false,
             loads: Semaphore::new(LOADS_AT_ONCE),
-            estimator: MistralEngine::default(),
+            estimator: LocalEngine::default(),
         }
     }
 

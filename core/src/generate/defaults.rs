@@ -111,7 +111,7 @@ impl EffectiveDefaults {
             with_neutral: spec.engine != EngineKind::Upstream,
             values: Vec::new(),
         };
-        if let Some(context) = self.context.filter(|_| spec.engine == EngineKind::Mistral) {
+        if let Some(context) = self.context.filter(|_| spec.engine.computes()) {
             let source = match spec.options.context_length {
                 Some(_) => "spec",
                 None if self.files.context == Some(context) => "model's files",

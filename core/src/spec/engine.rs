@@ -11,7 +11,11 @@ use crate::ZoneName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// mistral.rs in a process of its own, which the agent starts.
+    /// `llama` for a GGUF file, `mistral` for a Hugging Face folder.
+    Auto,
+    /// llama.cpp in a process of its own, which the agent starts: GGUF files.
+    Llama,
+    /// mistral.rs in a process of its own, which the agent starts: Hugging Face folders and GGUF files.
     Mistral,
     /// An OpenAI-compatible server that the node can reach.
     Upstream,
@@ -19,9 +23,19 @@ pub enum EngineKind {
     Simulated,
 }
 
+impl EngineKind {
+    /// Whether the engine computes on the node, in a process of its own for each model.
+    #[must_use]
+    pub fn computes(self) -> bool {
+        matches!(self, Self::Auto | Self::Llama | Self::Mistral)
+    }
+}
+
 impl std::fmt::Display for EngineKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Upstream => "upstream",
             Self::Simulated => "simulated",
@@ -29,7 +43,7 @@ impl std::fmt::Display for EngineKind {
     }
 }
 
-/// What a model of the engine `mistral` does.
+/// What a model that is computed on the node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipeline {
@@ -51,17 +65,32 @@ pub enum Dtype {
     Bf16,
 }
 
-/// The longest context of a request to the engine `mistral` where the spec does not say, in tokens: the memory of
-/// a longer one is rarely worth it for a small model.
+/// The longest context of a request where the spec does not say, in tokens: the memory of a longer one is rarely worth it for a small model.
 pub const DEFAULT_CONTEXT_LENGTH: u32 = 8_192;
+
+/// The number format of what a model keeps of the tokens it has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KvCacheType {
+    /// 32-bit floating point.
+    F32,
+    /// 16-bit IEEE floating point.
+    F16,
+    /// 8 bits, with a scale for every 32 numbers: 8.5 bits in all.
+    #[serde(rename = "q8_0")]
+    Q8,
+    /// 4 bits, with a scale for every 32 numbers: 4.5 bits in all.
+    #[serde(rename = "q4_0")]
+    Q4,
+}
 
 /// The options of all engines. Each field names the engine that reads it; an option that the chosen
 /// engine does not read is rejected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EngineOptions {
-    /// `mistral`: whether the model generates text or makes embeddings. Default: embeddings if the
-    /// folder has sentence-transformers' `modules.json`, else text.
+    /// `llama`, `mistral`: whether the model generates text or makes embeddings. Default: embeddings if the
+    /// folder has sentence-transformers' `modules.json`, or the GGUF file states a pooling; else text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
     /// `mistral`: the number format. Default: f32 on a CPU, else the format that mistral.rs chooses
@@ -72,21 +101,39 @@ pub struct EngineOptions {
     /// another format of mistral.rs. Default: as the files are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
-    /// `mistral`: the text of a Jinja chat template that replaces the one of the files. Default: the
+    /// `llama`, `mistral`: the text of a Jinja chat template that replaces the one of the files. Default: the
     /// files' own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
-    /// `mistral`: the time that the reading of one prompt may take, in seconds, at least 1. Nothing else is
-    /// computed meanwhile. A prompt that is expected to take longer on its node is refused. Default: 120.
+    /// `llama`, `mistral`: the time that the reading of one prompt may take, in seconds, at least 1. A prompt that
+    /// is expected to take longer on its node is refused. With `mistral` nothing else is computed meanwhile.
+    /// Default: 120 with `mistral`, no limit with `llama`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-unit" = "seconds"))]
     pub max_prompt_seconds: Option<u32>,
-    /// `mistral`: the longest context of a request in tokens, prompt and answer together, at least 2 and at most
-    /// what the model's files have. The memory that a replica needs grows with its square. Default: what the files
-    /// have, but at most 8192.
+    /// `llama`, `mistral`: the longest context of each request in tokens, prompt and answer together, at least 2 and
+    /// at most what the model's files have. The memory that a replica needs grows with it, with `mistral` with its
+    /// square. Default: what the files have, but at most 8192.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2), extend("x-unit" = "tokens"))]
     pub context_length: Option<u32>,
+    /// `llama`: the number format of what the model keeps of the tokens it has read. `q8_0` and `q4_0` need flash
+    /// attention. Default: `f16`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache_type: Option<KvCacheType>,
+    /// `llama`: the threads that compute the model, at least 1. Default: as many as the agent gives each runner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-unit" = "threads"))]
+    pub threads: Option<u32>,
+    /// `llama`: how many of the model's layers are computed on the accelerator. Default: all that fit, none where the
+    /// spec's accelerator is `cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "layers"))]
+    pub gpu_layers: Option<u32>,
+    /// `llama`: whether attention is computed without its whole matrix in memory. Default: wherever the model and
+    /// the processor allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flash_attention: Option<bool>,
     /// `upstream`: the server's base URL, including `/v1`. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^https?://"))]
@@ -155,69 +202,75 @@ impl EngineOptions {
         }
     }
 
-    /// Iterates over the options that are set, each with the engine that reads it.
-    pub(super) fn set_options(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
+    /// Iterates over the options that are set, each with the engines that read it.
+    pub(super) fn set_options(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &'static [EngineKind])> {
         let options = self.options().into_iter();
-        options.filter_map(|(set, name, engine)| set.then_some((name, engine)))
+        options.filter_map(|(set, name, readers)| set.then_some((name, readers)))
     }
 
-    /// Returns every option: whether it is set, its name, and the engine that reads it.
-    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 18] {
-        use EngineKind::{Mistral, Simulated, Upstream};
+    /// The first option that is set and that an engine does not read.
+    #[must_use]
+    pub fn not_read_by(&self, engine: EngineKind) -> Option<&'static str> {
+        let mut options = self.set_options();
+        let unread = options.find(|(_, readers)| !readers.contains(&engine));
+        unread.map(|(name, _)| name)
+    }
+
+    /// Returns every option: whether it is set, its name, and the engines that read it.
+    fn options(&self) -> [(bool, &'static str, &'static [EngineKind]); 22] {
+        use EngineKind::{Auto, Llama, Mistral, Simulated, Upstream};
+        const COMPUTED: &[EngineKind] = &[Auto, Llama, Mistral];
+        const LLAMA: &[EngineKind] = &[Auto, Llama];
+        const MISTRAL: &[EngineKind] = &[Auto, Mistral];
+        const UPSTREAM: &[EngineKind] = &[Upstream];
+        const SIMULATED: &[EngineKind] = &[Simulated];
+        let max_prompt_seconds = self.max_prompt_seconds.is_some();
+        let tokens_per_second = self.tokens_per_second.is_some();
+        let time_to_first_token = self.time_to_first_token_ms.is_some();
+        let token_probability = self.token_probability.is_some();
         [
-            (self.pipeline.is_some(), "pipeline", Mistral),
-            (self.dtype.is_some(), "dtype", Mistral),
-            (self.quantization.is_some(), "quantization", Mistral),
-            (self.chat_template.is_some(), "chatTemplate", Mistral),
-            (
-                self.max_prompt_seconds.is_some(),
-                "maxPromptSeconds",
-                Mistral,
-            ),
-            (self.context_length.is_some(), "contextLength", Mistral),
-            (self.url.is_some(), "url", Upstream),
-            (self.model.is_some(), "model", Upstream),
-            (self.api_key_env.is_some(), "apiKeyEnv", Upstream),
-            (self.zone.is_some(), "zone", Upstream),
-            (self.output_tokens.is_some(), "outputTokens", Simulated),
-            (
-                self.tokens_per_second.is_some(),
-                "tokensPerSecond",
-                Simulated,
-            ),
-            (
-                self.time_to_first_token_ms.is_some(),
-                "timeToFirstTokenMs",
-                Simulated,
-            ),
-            (
-                self.token_probability.is_some(),
-                "tokenProbability",
-                Simulated,
-            ),
-            (self.prefix_cache.is_some(), "prefixCache", Simulated),
-            (self.load_ms.is_some(), "loadMs", Simulated),
-            (self.warm_up_ms.is_some(), "warmUpMs", Simulated),
-            (self.load_error.is_some(), "loadError", Simulated),
+            (self.pipeline.is_some(), "pipeline", COMPUTED),
+            (self.dtype.is_some(), "dtype", MISTRAL),
+            (self.quantization.is_some(), "quantization", MISTRAL),
+            (self.chat_template.is_some(), "chatTemplate", COMPUTED),
+            (max_prompt_seconds, "maxPromptSeconds", COMPUTED),
+            (self.context_length.is_some(), "contextLength", COMPUTED),
+            (self.kv_cache_type.is_some(), "kvCacheType", LLAMA),
+            (self.threads.is_some(), "threads", LLAMA),
+            (self.gpu_layers.is_some(), "gpuLayers", LLAMA),
+            (self.flash_attention.is_some(), "flashAttention", LLAMA),
+            (self.url.is_some(), "url", UPSTREAM),
+            (self.model.is_some(), "model", UPSTREAM),
+            (self.api_key_env.is_some(), "apiKeyEnv", UPSTREAM),
+            (self.zone.is_some(), "zone", UPSTREAM),
+            (self.output_tokens.is_some(), "outputTokens", SIMULATED),
+            (tokens_per_second, "tokensPerSecond", SIMULATED),
+            (time_to_first_token, "timeToFirstTokenMs", SIMULATED),
+            (token_probability, "tokenProbability", SIMULATED),
+            (self.prefix_cache.is_some(), "prefixCache", SIMULATED),
+            (self.load_ms.is_some(), "loadMs", SIMULATED),
+            (self.warm_up_ms.is_some(), "warmUpMs", SIMULATED),
+            (self.load_error.is_some(), "loadError", SIMULATED),
         ]
     }
 }
 
 /// Adds the rules of [`Model::validate`](super::Model::validate) about the fields that each engine reads.
 pub(super) fn add_engine_rules(schema: &mut Schema) {
-    use EngineKind::{Mistral, Simulated, Upstream};
-    let rules = [Mistral, Upstream, Simulated].map(|engine| {
+    use EngineKind::{Auto, Llama, Mistral, Simulated, Upstream};
+    let rules = [Auto, Llama, Mistral, Upstream, Simulated].map(|engine| {
         let options = EngineOptions::default().options().into_iter();
         let mut options: Map<String, Value> = options
-            .filter(|(_, _, reader)| *reader != engine)
+            .filter(|(_, _, readers)| !readers.contains(&engine))
             .map(|(_, name, _)| (name.into(), json!({ "type": "null" })))
             .collect();
         let mut required = Vec::new();
         let mut condition = json!({ "properties": { "engine": { "const": engine } } });
         let mut source = json!({ "type": "null" });
         match engine {
-            // The default, so it also holds without `engine`.
-            Mistral => {
+            Auto | Llama | Mistral => {
                 required.push("source");
                 source = json!({ "type": "object" });
             }
@@ -227,7 +280,8 @@ pub(super) fn add_engine_rules(schema: &mut Schema) {
             }
             Simulated => {}
         }
-        if engine != Mistral {
+        // The default, so it also holds without `engine`.
+        if engine != Auto {
             condition["required"] = json!(["engine"]);
         }
         let mut options = json!({ "properties": options });

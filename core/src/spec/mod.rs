@@ -18,7 +18,7 @@ mod source;
 mod task;
 
 pub use changes::{FieldChange, changed_fields};
-pub use engine::{DEFAULT_CONTEXT_LENGTH, Dtype, EngineKind, EngineOptions, Pipeline};
+pub use engine::{DEFAULT_CONTEXT_LENGTH, Dtype, EngineKind, EngineOptions, KvCacheType, Pipeline};
 pub use field_error::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};
 pub use model_defaults::{DEFAULT_MAX_TOKENS, RequestDefaults, SystemPrompt, SystemPromptMode};

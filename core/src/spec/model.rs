@@ -40,14 +40,14 @@ pub struct ModelSpec {
     /// What the model does, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Where the model's files come from. Required with engine `mistral`, not allowed with other
-    /// engines.
+    /// Where the model's files come from. Required with the engines `auto`, `llama` and `mistral`, not allowed
+    /// with others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<ModelSource>,
     /// Format of the model's files. Default: detected from the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<ModelFormat>,
-    /// The engine that runs the model. Default: `mistral`.
+    /// The engine that runs the model. Default: `auto`.
     pub engine: EngineKind,
     /// Settings of the engine. Each one applies to a single engine. Default: all unset.
     #[serde(skip_serializing_if = "EngineOptions::is_empty")]
@@ -119,14 +119,14 @@ impl ModelSpec {
     /// rather than that of the node.
     #[must_use]
     pub fn uses_accelerator(&self) -> bool {
-        self.engine == EngineKind::Mistral && self.accelerator != Some(Accelerator::Cpu)
+        self.engine.computes() && self.accelerator != Some(Accelerator::Cpu)
     }
 
     /// Returns the memory that the model's process may take. `None` if the spec names none or the model is not
     /// computed in a process of its own.
     #[must_use]
     pub fn runner_memory_limit(&self) -> Option<Bytes> {
-        self.memory.filter(|_| self.engine == EngineKind::Mistral)
+        self.memory.filter(|_| self.engine.computes())
     }
 }
 
@@ -136,7 +136,7 @@ impl Default for ModelSpec {
             description: String::new(),
             source: None,
             format: None,
-            engine: EngineKind::Mistral,
+            engine: EngineKind::Auto,
             options: EngineOptions::default(),
             revision: String::new(),
             replicas: Replicas::default(),
@@ -254,16 +254,26 @@ impl Model {
         check_range(&mut errors, spec.queue, 0, "spec.queue");
         self.validate_source(&mut errors);
         spec.validate_request_fields(&mut errors);
-        for (option, engine) in spec.options.set_options() {
+        for (option, readers) in spec.options.set_options() {
+            let is_read = readers.contains(&spec.engine);
+            // `auto` is always one of the others.
+            let readers = readers.iter().filter(|engine| **engine != EngineKind::Auto);
+            let names: Vec<String> = readers.map(EngineKind::to_string).collect();
             errors.add_if(
-                engine != spec.engine,
+                !is_read,
                 &format!("spec.options.{option}"),
                 format!(
-                    "applies to engine {engine} only, the engine is {}",
+                    "applies to engine {} only, the engine is {}",
+                    names.join(" and "),
                     spec.engine
                 ),
             );
         }
+        errors.add_if(
+            spec.options.threads == Some(0),
+            "spec.options.threads",
+            "must be at least 1",
+        );
         errors.add_if(
             spec.options.max_prompt_seconds == Some(0),
             "spec.options.maxPromptSeconds",
@@ -303,14 +313,14 @@ impl Model {
         let spec = &self.spec;
         let Some(source) = &spec.source else {
             errors.add_if(
-                spec.engine == EngineKind::Mistral,
+                spec.engine.computes(),
                 "spec.source",
-                "is needed with engine mistral",
+                format!("is needed with engine {}", spec.engine),
             );
             return;
         };
         errors.add_if(
-            spec.engine != EngineKind::Mistral,
+            !spec.engine.computes(),
             "spec.source",
             format!("does not apply to engine {}: remove it", spec.engine),
         );
@@ -339,7 +349,7 @@ mod tests {
     #[test]
     fn defaults_suit_a_small_cpu_model() {
         let spec = model("{source: {path: /m}}").unwrap().spec;
-        assert_eq!(spec.engine, EngineKind::Mistral);
+        assert_eq!(spec.engine, EngineKind::Auto);
         assert_eq!(spec.replicas, Replicas::fixed(1));
         assert_eq!((spec.concurrency, spec.queue), (4, 64));
     }
@@ -386,7 +396,7 @@ mod tests {
             "spec.replicas.max must be between 1",
             "spec.concurrency must be between 1",
             "spec.source is needed",
-            "spec.options.url applies to engine upstream only, the engine is mistral",
+            "spec.options.url applies to engine upstream only, the engine is auto",
         ] {
             assert!(text.contains(part), "{part} not in: {text}");
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::gguf_header::{GgufHeader, GgufTensor};
+use super::gguf_header::GgufHeader;
 use super::missing_tensors::missing_tensors;
 use super::model_files::ModelFiles;
 use super::safetensors_header::{Tensor, read_tensors, weight_files};
@@ -102,13 +102,6 @@ fn inspect_gguf(path: &Path) -> Result<GgufHeader, LoadError> {
     let header = GgufHeader::read(path).map_err(|error| damaged(path, &describe(&error)))?;
     let bytes = std::fs::metadata(path).map(|metadata| metadata.len());
     let bytes = bytes.map_err(|error| damaged(path, &error.to_string()))?;
-    if let Some(tensor) = header.tensors.iter().find(|tensor| !tensor.is_known()) {
-        let GgufTensor { name, kind, .. } = tensor;
-        return Err(LoadError::Quantization(format!(
-            "the tensor {name} of {} has the number format {kind} of GGUF",
-            path.display()
-        )));
-    }
     match header.file_bytes() {
         Some(expected) if bytes < expected => {
             let problem =

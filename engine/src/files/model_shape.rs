@@ -55,7 +55,8 @@ impl ModelShape {
         })
     }
 
-    fn of_header(header: &GgufHeader) -> Option<Self> {
+    /// The dimensions that the header of a GGUF file states. `None` if one is missing.
+    pub(crate) fn of_header(header: &GgufHeader) -> Option<Self> {
         let number = |name: &str| header.architecture_number(name);
         let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
         let head = number("attention.key_length").or(hidden.checked_div(heads))?;

@@ -1,6 +1,6 @@
 //! The architectures that mistral.rs 0.8.1 computes. `docs/models.md` lists them for users.
 
-use flotilla_core::spec::Pipeline;
+use flotilla_core::spec::{EngineKind, Pipeline};
 
 use crate::LoadError;
 use crate::files::inspection::Inspection;
@@ -43,11 +43,20 @@ const GGUF: [&str; 8] = [
     "starcoder2",
 ];
 
-/// Checks that mistral.rs computes a model's architecture.
+/// Checks that mistral.rs computes a model's architecture, and the number formats of its weights.
 ///
 /// # Errors
-/// [`LoadError::Architecture`] with its name.
+/// [`LoadError::Quantization`] with the format, [`LoadError::Architecture`] with the architecture's name.
 pub(super) fn check(inspection: &Inspection, pipeline: Pipeline) -> Result<(), LoadError> {
+    if let Inspection::Gguf(headers) = inspection {
+        let mut tensors = headers.iter().flat_map(|header| &header.tensors);
+        if let Some(tensor) = tensors.find(|tensor| !tensor.is_known()) {
+            return Err(LoadError::Quantization(format!(
+                "the tensor {} has the number format {} of GGUF",
+                tensor.name, tensor.kind
+            )));
+        }
+    }
     let (name, known): (&str, &[&str]) = match inspection {
         Inspection::Folder { config, .. } => {
             let name = config["architectures"][0].as_str();
@@ -65,12 +74,16 @@ pub(super) fn check(inspection: &Inspection, pipeline: Pipeline) -> Result<(), L
     if known.contains(&name) || known.contains(&&*name.to_ascii_lowercase()) {
         return Ok(());
     }
-    Err(LoadError::Architecture(name.to_owned()))
+    Err(LoadError::Architecture {
+        engine: EngineKind::Mistral,
+        name: name.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::gguf_header::{GgufHeader, GgufTensor};
     use serde_json::json;
 
     #[test]
@@ -87,8 +100,22 @@ mod tests {
             ("RwkvForCausalLM", Pipeline::Text),
         ] {
             let refused = check(&folder(name), pipeline);
-            assert_eq!(refused, Err(LoadError::Architecture(name.into())));
+            let is_named = matches!(&refused, Err(LoadError::Architecture { name: refused, .. }) if refused == name);
+            assert!(is_named, "{refused:?}");
         }
+    }
+
+    #[test]
+    fn unknown_number_format_of_a_gguf_file_is_named() {
+        let mut header = GgufHeader::default();
+        header.tensors.push(GgufTensor {
+            name: "a.weight".into(),
+            elements: 1,
+            kind: 20,
+            offset: 0,
+        });
+        let refused = check(&Inspection::Gguf(vec![header]), Pipeline::Text).unwrap_err();
+        assert!(matches!(&refused, LoadError::Quantization(text) if text.contains("a.weight")));
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use async_stream::try_stream;
 use flotilla_core::generate::{
-    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, TokenLogprob,
-    TopLogprob, Usage,
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, Usage,
 };
 use futures::Stream;
 
@@ -108,28 +107,11 @@ impl ChoiceTask {
         };
         let prompt_logprobs = std::iter::once(first).chain(scores);
         Ok(Some(ChoiceDelta {
-            prompt_logprobs: prompt_logprobs.map(|token| self.logprob(token)).collect(),
+            prompt_logprobs: prompt_logprobs
+                .map(|token| self.engine.model.vocabulary.logprob(token))
+                .collect(),
             ..ChoiceDelta::default()
         }))
-    }
-
-    /// Adds the texts and bytes to a token and its alternatives.
-    fn logprob(&self, sampled: SampledToken) -> TokenLogprob {
-        let alternative = |(token, logprob)| {
-            let content = self.engine.token_content(token);
-            TopLogprob {
-                token: content.text,
-                bytes: content.bytes,
-                logprob,
-            }
-        };
-        let content = self.engine.token_content(sampled.token);
-        TokenLogprob {
-            token: content.text,
-            bytes: content.bytes,
-            logprob: sampled.logprob,
-            top: sampled.top.into_iter().map(alternative).collect(),
-        }
     }
 }
 
@@ -177,7 +159,7 @@ impl ChoiceState<'_> {
             prompt_logprobs: Vec::new(),
             logprobs: sampled
                 .into_iter()
-                .map(|token| self.task.logprob(token))
+                .map(|token| self.task.engine.model.vocabulary.logprob(token))
                 .collect(),
         };
         ((!delta.is_empty()).then_some(delta), finish_reason)

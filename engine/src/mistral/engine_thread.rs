@@ -12,7 +12,6 @@ use crate::progress::ProgressWatch;
 use crate::text::preparation::Preparation;
 use crate::text::prepared_request::PreparedRequest;
 use crate::text::text_model::TextModel;
-use crate::text::vocabulary::TokenContent;
 
 /// Responses of one answer beyond one per token: its end, errors.
 const EXTRA_RESPONSES: usize = 8;
@@ -46,11 +45,6 @@ impl EngineThread {
             model: Arc::new(model),
             preparation: Preparation::default(),
         }
-    }
-
-    /// Returns the text and the bytes of a token.
-    pub(super) fn token_content(&self, token: u32) -> TokenContent {
-        self.model.vocabulary.content(token)
     }
 
     /// Checks a request, renders its prompt and compiles the grammar of its answer.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_core::Bytes;
-use flotilla_core::generate::{ChatMessage, FileDefaults};
+use flotilla_core::generate::FileDefaults;
 use flotilla_core::spec::{self, ModelSpec};
 use futures::FutureExt;
 use mistralrs::Model;
@@ -19,12 +19,10 @@ use super::device::{self, ComputeDevice};
 use super::load_plan::LoadPlan;
 use super::pipeline_text::PipelineText;
 use super::{architectures, memory};
-use crate::chat::template::{ChatTemplate, Conversation, RenderError, SpecialTokens};
 use crate::files::file_defaults;
 use crate::files::inspection::{self, Inspection};
-use crate::text::template_args;
+use crate::text::load_template::load_template;
 use crate::text::text_model::TextModel;
-use crate::text::vocabulary::Vocabulary;
 use crate::{LoadError, LoadProgress};
 
 /// How long a load may take. mistral.rs cannot be interrupted: a load that takes longer continues in its
@@ -102,7 +100,7 @@ pub(super) async fn load(
         special_tokens,
     } = text;
     let template = match plan.pipeline {
-        spec::Pipeline::Text => chat_template(spec, templates, special_tokens, &vocabulary)?,
+        spec::Pipeline::Text => load_template(spec, templates, special_tokens, &vocabulary)?,
         spec::Pipeline::Embedding => None,
     };
     progress("loading", 1.0);
@@ -136,37 +134,6 @@ pub(super) async fn load(
         expected_memory: Bytes(expected.load(Ordering::Relaxed)),
         remaining_time: LOAD_TIMEOUT.saturating_sub(began.elapsed()),
     })
-}
-
-/// Compiles the chat template of a model, and renders it once. `None` if the model has none.
-fn chat_template(
-    spec: &ModelSpec,
-    templates: Vec<(String, String)>,
-    special_tokens: SpecialTokens,
-    vocabulary: &Vocabulary,
-) -> Result<Option<ChatTemplate>, LoadError> {
-    if templates.is_empty() {
-        return Ok(None);
-    }
-    let template = ChatTemplate::compile(templates, special_tokens).map_err(LoadError::Template)?;
-    let arguments = &spec.defaults.chat_template_args;
-    template_args::check_defaults(arguments, template.text())?;
-    let message = ChatMessage {
-        role: "user".into(),
-        content: "Hello".into(),
-        ..ChatMessage::default()
-    };
-    let conversation = Conversation {
-        messages: &[message],
-        tools: &[],
-        arguments,
-    };
-    match template.render(&conversation, &vocabulary.controls) {
-        Ok(_) => Ok(Some(template)),
-        Err(RenderError::Refused(problem) | RenderError::Failed(problem)) => Err(
-            LoadError::Template(format!("it cannot print a message of a user: {problem}")),
-        ),
-    }
 }
 
 /// Reports the progress of a load until it times out. mistral.rs reports none: the growth of the process

@@ -1,9 +1,8 @@
 //! Checks a spec and builds the model that it describes.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use flotilla_core::spec::{self, DEFAULT_CONTEXT_LENGTH, ModelSource, ModelSpec};
+use flotilla_core::spec::{self, EngineKind, EngineOptions, ModelSpec};
 use mistralrs::model_builder_trait::{
     build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
 };
@@ -21,6 +20,8 @@ use crate::files::inspection::Inspection;
 use crate::files::model_files::ModelFiles;
 #[cfg(any(feature = "cuda", feature = "metal"))]
 use crate::files::model_shape::ModelShape;
+use crate::text::context_length::context_length;
+use crate::text::source_path::source_path;
 
 /// A spec whose options and files were checked.
 #[derive(Clone)]
@@ -33,8 +34,8 @@ pub(super) struct LoadPlan {
     pub(super) device: ComputeDevice,
     /// The number of sequences that are computed at once.
     pub(super) sequences: usize,
-    /// The longest context that the spec allows, in tokens. `None`: as the spec does not say.
-    context_limit: Option<u32>,
+    /// The options of the spec.
+    options: EngineOptions,
     /// The chat template that replaces the model's own.
     template: Option<String>,
 }
@@ -50,6 +51,11 @@ impl LoadPlan {
             return Err(LoadError::Spec(format!(
                 "spec.format is {expected:?}, but {} is {format:?}",
                 path.display()
+            )));
+        }
+        if let Some(option) = spec.options.not_read_by(EngineKind::Mistral) {
+            return Err(LoadError::Spec(format!(
+                "spec.options.{option} is not one of the engine mistral, which computes these files: remove it"
             )));
         }
         let device = ComputeDevice::choose(spec.accelerator, has_accelerator);
@@ -73,24 +79,17 @@ impl LoadPlan {
             isq,
             device,
             sequences: device.sequences(spec.concurrency),
-            context_limit: spec.options.context_length,
+            options: spec.options.clone(),
             template: spec.options.chat_template.clone(),
         })
     }
 
-    /// The context of a request, in tokens, where the model's files state `stated`: as the spec says, else at most
-    /// [`DEFAULT_CONTEXT_LENGTH`].
+    /// The context of a request, in tokens, where the model's files state `stated`.
     ///
     /// # Errors
-    /// [`LoadError::Spec`] if the spec asks for more than the files state.
+    /// As [`context_length`].
     pub(super) fn context(&self, stated: u64) -> Result<u64, LoadError> {
-        match self.context_limit.map(u64::from) {
-            None => Ok(stated.min(u64::from(DEFAULT_CONTEXT_LENGTH))),
-            Some(limit) if limit <= stated => Ok(limit),
-            Some(limit) => Err(LoadError::Spec(format!(
-                "spec.options.contextLength is {limit}, but the model has a context of {stated} tokens"
-            ))),
-        }
+        context_length(&self.options, stated)
     }
 
     /// The tokens of all sequences that are computed at once, for which an accelerator's memory is reserved.
@@ -172,22 +171,10 @@ impl LoadPlan {
     }
 }
 
-/// The path of a model's files.
-///
-/// # Errors
-/// [`LoadError::Spec`] if the spec names none.
-pub(super) fn source_path(spec: &ModelSpec) -> Result<&Path, LoadError> {
-    match &spec.source {
-        Some(ModelSource::Path(path)) => Ok(path),
-        _ => Err(LoadError::Spec(
-            "spec.source must be a path on this node".into(),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::spec::ModelSource;
 
     #[test]
     fn unknown_quantization_is_an_error_of_the_spec() {
@@ -205,27 +192,5 @@ mod tests {
             LoadPlan::new(&spec, false),
             Err(LoadError::Spec(_))
         ));
-    }
-
-    #[test]
-    fn context_is_what_the_spec_says_and_the_files_have() {
-        let dir = tempfile::tempdir().unwrap();
-        for file in ["config.json", "tokenizer.json"] {
-            std::fs::write(dir.path().join(file), "{}").unwrap();
-        }
-        let plan = |length| {
-            let mut spec = ModelSpec {
-                source: Some(ModelSource::Path(dir.path().to_owned())),
-                ..ModelSpec::default()
-            };
-            spec.options.context_length = length;
-            LoadPlan::new(&spec, false).unwrap()
-        };
-        assert_eq!(plan(None).context(2_048), Ok(2_048));
-        assert_eq!(plan(None).context(131_072), Ok(8_192));
-        assert_eq!(plan(Some(32_768)).context(131_072), Ok(32_768));
-        assert_eq!(plan(Some(100)).context(131_072), Ok(100));
-        let refused = plan(Some(4_096)).context(2_048).unwrap_err();
-        assert!(refused.to_string().contains("a context of 2048 tokens"));
     }
 }

@@ -9,13 +9,14 @@ use mistralrs::ModelDType;
 use mistralrs_core::IsqType;
 
 use super::device;
-use super::load_plan::{LoadPlan, source_path};
+use super::load_plan::LoadPlan;
 use crate::LoadError;
 use crate::file_reading::FileReading;
 use crate::files::gguf_header::GgufTensor;
 use crate::files::inspection::Inspection;
 use crate::files::model_shape::ModelShape;
 use crate::files::safetensors_header::Tensor;
+use crate::text::source_path::source_path;
 
 /// Memory of a process without a model, as it is charged: threads, what their first answer takes, and a part of
 /// the program's code, which the agent and all runners share.

@@ -35,7 +35,6 @@ mod pipeline_text;
 mod prompt_scores;
 mod prompt_tokenizer;
 mod request;
-mod warm_up;
 
 use std::sync::Arc;
 
@@ -45,7 +44,7 @@ use flotilla_core::spec::Model;
 
 use self::model::MistralModel;
 use crate::file_reading::FileReading;
-use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel};
+use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, warm_up};
 
 /// Loads models with mistral.rs.
 #[derive(Default)]

@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flotilla_core::ModelName;
 use flotilla_core::generate::{
-    ChatMessage, FinishReason, GenerateEvent, GenerateInput, GenerateRequest, JsonSchemaFormat,
-    OutputConstraint, RequestError, TokenLogprob, Tool, ToolCallDelta,
+    ChatMessage, FinishReason, GenerateInput, JsonSchemaFormat, OutputConstraint, RequestError,
+    Tool,
 };
-use flotilla_core::spec::{Model, ModelSource, ModelSpec};
-use futures::StreamExt;
+use flotilla_core::spec::ModelSpec;
 use serde_json::{Value, json};
 
 use super::MistralEngine;
-use crate::{Engine, LoadControl, LoadError, LoadedModel};
+use crate::test_answers::{answer, chat, load_with, request, spec};
+use crate::{LoadError, LoadedModel};
 
 mod broken_models;
 mod context;
@@ -45,79 +44,12 @@ fn edit_json(dir: &Path, file: &str, edit: impl FnOnce(&mut Value)) {
     std::fs::write(path, json.to_string()).unwrap();
 }
 
-fn spec(path: &Path) -> ModelSpec {
-    ModelSpec {
-        source: Some(ModelSource::Path(path.to_owned())),
-        ..ModelSpec::default()
-    }
-}
-
 async fn load_spec(spec: ModelSpec) -> Result<Arc<dyn LoadedModel>, LoadError> {
-    let resource = json!({
-        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "m"}, "spec": spec,
-    });
-    let model: Model = serde_json::from_value(resource).unwrap();
-    let engine = MistralEngine::default();
-    let control = LoadControl::default();
-    engine.load(&model, Arc::new(|_, _| {}), &control).await
+    load_with(&MistralEngine::default(), spec).await
 }
 
 async fn load(path: &Path) -> Result<Arc<dyn LoadedModel>, LoadError> {
     load_spec(spec(path)).await
-}
-
-fn user(content: &str) -> ChatMessage {
-    ChatMessage {
-        role: "user".into(),
-        content: content.into(),
-        ..ChatMessage::default()
-    }
-}
-
-fn chat(content: &str) -> GenerateInput {
-    GenerateInput::Chat(vec![user(content)])
-}
-
-/// A greedy request for a few tokens.
-fn request(input: GenerateInput) -> GenerateRequest {
-    let mut request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
-    request.sampling.temperature = Some(0.0);
-    request.sampling.max_tokens = Some(8);
-    request
-}
-
-/// A whole answer.
-#[derive(Debug, Default)]
-struct Answer {
-    content: String,
-    calls: Vec<ToolCallDelta>,
-    logprobs: Vec<TokenLogprob>,
-    reason: Option<FinishReason>,
-    prompt_tokens: u32,
-    completion_tokens: u32,
-}
-
-async fn answer(
-    model: &Arc<dyn LoadedModel>,
-    request: GenerateRequest,
-) -> Result<Answer, RequestError> {
-    let mut events = model.generate(request).await?;
-    let mut answer = Answer::default();
-    while let Some(event) = events.next().await {
-        match event? {
-            GenerateEvent::Delta(delta) => {
-                answer.content += &delta.content;
-                answer.calls.extend(delta.tool_calls);
-                answer.logprobs.extend(delta.logprobs);
-            }
-            GenerateEvent::Finished(finished) => answer.reason = Some(finished.reason),
-            GenerateEvent::Usage(usage) => {
-                answer.prompt_tokens = usage.prompt_tokens;
-                answer.completion_tokens = usage.completion_tokens;
-            }
-        }
-    }
-    Ok(answer)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use flotilla_core::spec::{EngineKind, Model};
+use flotilla_core::spec::Model;
 use flotilla_proto::v1;
 use flotilla_proto::v1::load_event::Event;
 use flotilla_proto::v1::runner_server::Runner;
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::RunnerModel;
-use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, MistralEngine};
+use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, LocalEngine};
 
 /// Reports of progress that may wait to be sent. Further ones are dropped.
 const MAX_PROGRESS: usize = 4;
@@ -22,7 +22,7 @@ const MAX_PROGRESS: usize = 4;
 /// The service.
 #[derive(Clone)]
 pub(super) struct RunnerService {
-    engine: Arc<MistralEngine>,
+    engine: Arc<LocalEngine>,
     model: RunnerModel,
     return_memory: fn(),
 }
@@ -42,7 +42,7 @@ impl RunnerService {
         model: &Model,
         progress: LoadProgress,
     ) -> Result<v1::LoadedModel, LoadError> {
-        if model.spec.engine != EngineKind::Mistral {
+        if !model.spec.engine.computes() {
             let problem = format!(
                 "the engine {:?} does not run in a runner",
                 model.spec.engine

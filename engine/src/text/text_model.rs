@@ -207,8 +207,7 @@ impl TextModel {
     }
 }
 
-/// Refuses a prompt whose reading is expected to take longer than `limit`. Engines read a prompt in one go:
-/// nothing else is computed meanwhile, not even if the client leaves. `speed` is how fast this node reads, in
+/// Refuses a prompt whose reading is expected to take longer than `limit`. `speed` is how fast this node reads, in
 /// tokens per second.
 pub(crate) fn check_reading_time(
     tokens: usize,

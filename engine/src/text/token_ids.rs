@@ -10,7 +10,7 @@ pub(crate) type KnowsToken = Box<dyn Fn(u32) -> bool + Send + Sync>;
 pub(crate) fn check(
     tokens: &[u32],
     param: &str,
-    knows_token: &KnowsToken,
+    knows_token: impl Fn(u32) -> bool,
 ) -> Result<(), RequestError> {
     match tokens.iter().find(|token| !knows_token(**token)) {
         None => Ok(()),

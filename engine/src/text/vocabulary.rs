@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use flotilla_core::generate::{TokenLogprob, TopLogprob};
 use llguidance::ParserFactory;
 use llguidance::toktrie::TokTrie;
 
+use super::token_sampler::SampledToken;
 use crate::chat::control_tokens::ControlTokens;
 
 /// Returns the text of a token. Special tokens have a text too; a token that is only a part of a
@@ -40,6 +42,25 @@ impl Vocabulary {
     /// Counts the tokens of a text without those that begin a prompt.
     pub(crate) fn count_tokens(&self, text: &str) -> Option<usize> {
         (self.token_ids)(text, false).map(|tokens| tokens.len())
+    }
+
+    /// Adds the texts and bytes to a token and its alternatives.
+    pub(crate) fn logprob(&self, sampled: SampledToken) -> TokenLogprob {
+        let alternative = |(token, logprob)| {
+            let content = self.content(token);
+            TopLogprob {
+                token: content.text,
+                bytes: content.bytes,
+                logprob,
+            }
+        };
+        let content = self.content(sampled.token);
+        TokenLogprob {
+            token: content.text,
+            bytes: content.bytes,
+            logprob: sampled.logprob,
+            top: sampled.top.into_iter().map(alternative).collect(),
+        }
     }
 
     /// Returns the content of a token.

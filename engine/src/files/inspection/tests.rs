@@ -82,13 +82,3 @@ fn broken_files_of_a_folder_are_named() {
         assert!(text.contains(name) && text.contains(problem), "{text}");
     }
 }
-
-#[test]
-fn unknown_number_format_of_a_gguf_file_is_named() {
-    let mut bytes = with_tensor(file(&[]), 1);
-    // The type of the only tensor, after the pairs, its name and its shape.
-    let kind = 24 + 8 + 1 + 4 + 8;
-    bytes[kind..kind + 4].copy_from_slice(&20u32.to_le_bytes());
-    let error = gguf(&bytes).unwrap_err();
-    assert!(matches!(error, LoadError::Quantization(_)), "{error}");
-}

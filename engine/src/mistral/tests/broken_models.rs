@@ -1,5 +1,7 @@
 //! Models that must not become ready, each with an error that helps.
 
+use flotilla_core::spec::EngineKind;
+
 use super::*;
 use std::collections::HashMap;
 
@@ -94,7 +96,13 @@ async fn unknown_architecture_is_named() {
         config["architectures"] = json!(["RwkvForCausalLM"]);
     });
     let error = load_error(dir.path()).await;
-    assert_eq!(error, LoadError::Architecture("RwkvForCausalLM".into()));
+    assert_eq!(
+        error,
+        LoadError::Architecture {
+            engine: EngineKind::Mistral,
+            name: "RwkvForCausalLM".into(),
+        }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ const PROMPTS: [&str; 2] = [
 const MAX_TOKENS: u32 = 2;
 
 /// How long the warm-up of a model with this memory may take, where its load may still take `remaining`.
-pub(super) fn timeout(memory: Bytes, remaining: Duration) -> Duration {
+pub(crate) fn timeout(memory: Bytes, remaining: Duration) -> Duration {
     let gib = memory.0 as f64 / f64::from(1 << 30);
     (LEAST_TIME + TIME_PER_GIB.mul_f64(gib)).min(remaining)
 }
@@ -42,7 +42,7 @@ pub(super) fn timeout(memory: Bytes, remaining: Duration) -> Duration {
 ///
 /// # Errors
 /// [`LoadError::FirstAnswer`] when the engine fails, [`LoadError::WarmUp`] when it takes longer.
-pub(super) async fn warm_up(
+pub(crate) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
     pipeline: Pipeline,

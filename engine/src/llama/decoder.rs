@@ -1,0 +1,288 @@
+//! The thread that computes the answers of a model.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use flotilla_core::generate::RequestError;
+use llama_cpp_2::DecodeError;
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
+
+use super::prefix_cache::{Entry, Place, PrefixCache};
+use super::reading_pace::ReadingPace;
+use super::sequence::{Sequence, Task};
+use super::step_plan::{PendingTokens, plan_step};
+use super::thread_status::ThreadStatus;
+
+/// How many sequences stay after their end, beyond as many as are computed at once.
+const MORE_KEPT: usize = 4;
+/// llama.cpp's limit of sequences in a context.
+const MAX_SLOTS: usize = 256;
+
+/// The number of sequences that a context has where this many are computed at once.
+pub(super) fn slots(sequences: usize) -> usize {
+    (2 * sequences + MORE_KEPT).min(MAX_SLOTS)
+}
+
+/// Computes answers.
+pub(super) struct Decoder<'model> {
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    /// The most sequences that are computed at once.
+    limit: usize,
+    end_tokens: Arc<[u32]>,
+    cache: PrefixCache,
+    pace: ReadingPace,
+    status: Arc<ThreadStatus>,
+    /// Tasks without a place yet, in the order of their arrival.
+    waiting: VecDeque<Task>,
+    /// In the order in which they got their places.
+    active: Vec<Sequence>,
+}
+
+/// A token of a step whose logits are needed: the sequence, by its index in [`Decoder::active`], its position there,
+/// and the index in the batch.
+struct Wanted {
+    sequence: usize,
+    position: usize,
+    output: i32,
+}
+
+impl<'model> Decoder<'model> {
+    /// Computes at most `limit` sequences at once, with batches of at most `context.n_batch()` tokens.
+    pub(super) fn new(
+        context: LlamaContext<'model>,
+        limit: usize,
+        end_tokens: Arc<[u32]>,
+        status: Arc<ThreadStatus>,
+    ) -> Self {
+        let tokens = context.n_batch() as usize;
+        let limit = limit.min(MAX_SLOTS).min(tokens);
+        Self {
+            batch: LlamaBatch::new(tokens, 1),
+            cache: PrefixCache::new(slots(limit)),
+            pace: ReadingPace::new(tokens),
+            context,
+            limit,
+            end_tokens,
+            status,
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+        }
+    }
+
+    /// Computes what comes, until the channel is closed and nobody reads an answer any more.
+    pub(super) fn run(mut self, tasks: &Receiver<Task>) {
+        while self.receive(tasks) {
+            self.remove_abandoned();
+            self.admit();
+            if !self.active.is_empty() {
+                self.step();
+            }
+        }
+    }
+
+    /// Takes all tasks that have come, and waits for one if there is nothing to do. Returns `false` when nothing is
+    /// left to do and nothing can come.
+    fn receive(&mut self, tasks: &Receiver<Task>) -> bool {
+        loop {
+            if self.active.is_empty() && self.waiting.is_empty() {
+                match tasks.recv() {
+                    Ok(task) => self.waiting.push_back(task),
+                    Err(_) => return false,
+                }
+            }
+            match tasks.try_recv() {
+                Ok(task) => self.waiting.push_back(task),
+                Err(TryRecvError::Empty) => return true,
+                // The model is unloaded: nobody waits for an answer.
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn remove_abandoned(&mut self) {
+        self.waiting.retain(|task| !task.events.is_closed());
+        let cache = &mut self.cache;
+        self.active.retain(|sequence| {
+            let stays = !sequence.is_abandoned();
+            if !stays {
+                cache.end(sequence.slot);
+            }
+            stays
+        });
+    }
+
+    /// Gives places to the tasks that have waited longest.
+    fn admit(&mut self) {
+        let mut later = VecDeque::new();
+        while self.active.len() < self.limit
+            && let Some(task) = self.waiting.pop_front()
+        {
+            match self.cache.enter(&task.prompt, task.scorer.is_some()) {
+                Some(Entry::Begin(place)) => self.begin(task, place),
+                Some(Entry::Wait) | None => later.push_back(task),
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+    }
+
+    fn begin(&mut self, task: Task, place: Place) {
+        let Place {
+            slot,
+            reused,
+            copied_from,
+        } = place;
+        let is_ready = match copied_from {
+            Some(source) => self.clear(slot, 0) && self.copy(source, slot, reused),
+            None => self.clear(slot, reused),
+        };
+        // A model with a state instead of a cache cannot go back.
+        let reused = if is_ready {
+            reused
+        } else {
+            self.cache.restart(slot);
+            self.clear(slot, 0);
+            0
+        };
+        self.active.push(Sequence::new(task, slot, reused));
+    }
+
+    /// Removes what a sequence has from a position on. Returns `false` if the model cannot.
+    fn clear(&mut self, slot: usize, from: usize) -> bool {
+        let removed = self
+            .context
+            .clear_kv_cache_seq(Some(slot as u32), Some(from as u32), None);
+        removed.unwrap_or(false)
+    }
+
+    /// Gives a sequence the first tokens of another one. Returns `false` if the model cannot.
+    fn copy(&mut self, source: usize, slot: usize, tokens: usize) -> bool {
+        let (source, slot) = (source as i32, slot as i32);
+        let copied = self
+            .context
+            .copy_kv_cache_seq(source, slot, Some(0), Some(tokens as u32));
+        copied.is_ok() && self.context.kv_cache_seq_pos_max(slot) + 1 == tokens as i32
+    }
+
+    /// Computes the next tokens of all sequences.
+    fn step(&mut self) {
+        let pending: Vec<_> = self.active.iter().map(pending).collect();
+        let limit = self.context.n_batch() as usize;
+        let plan = plan_step(&pending, self.pace.tokens(), limit);
+        let wanted = match self.fill_batch(&plan) {
+            Ok(wanted) => wanted,
+            Err(error) => return self.fail_all(&error.to_string()),
+        };
+        let tokens = self.batch.n_tokens() as usize;
+        let began = Instant::now();
+        self.status.begin(tokens);
+        let decoded = self.decode();
+        if let Err(error) = decoded {
+            self.status.end();
+            return self.fail_all(&error.to_string());
+        }
+        for (sequence, tokens) in self.active.iter_mut().zip(&plan) {
+            let end = sequence.computed + tokens;
+            self.cache
+                .extend(sequence.slot, &sequence.tokens[sequence.computed..end]);
+            sequence.computed = end;
+        }
+        self.take_logits(&wanted);
+        self.status.end();
+        let read: usize = pending
+            .iter()
+            .zip(&plan)
+            .filter(|(pending, _)| pending.unread > 0)
+            .map(|(_, tokens)| tokens)
+            .sum();
+        self.pace.learn(read, began.elapsed());
+        if let Some(speed) = self.pace.speed() {
+            self.status.set_reading_speed(speed);
+        }
+    }
+
+    /// Puts the planned tokens into the batch, and returns those whose logits are needed.
+    fn fill_batch(
+        &mut self,
+        plan: &[usize],
+    ) -> Result<Vec<Wanted>, llama_cpp_2::llama_batch::BatchAddError> {
+        self.batch.clear();
+        let mut wanted = Vec::new();
+        for (index, (sequence, tokens)) in self.active.iter().zip(plan).enumerate() {
+            for position in sequence.computed..sequence.computed + tokens {
+                let needs_logits = sequence.needs_logits(position);
+                if needs_logits {
+                    wanted.push(Wanted {
+                        sequence: index,
+                        position,
+                        output: self.batch.n_tokens(),
+                    });
+                }
+                let token = LlamaToken(sequence.tokens[position].cast_signed());
+                let slot = [sequence.slot as i32];
+                self.batch
+                    .add(token, position as i32, &slot, needs_logits)?;
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Computes the batch. What ended sequences have left gives way where there is no room for it.
+    fn decode(&mut self) -> Result<(), DecodeError> {
+        loop {
+            match self.context.decode(&mut self.batch) {
+                Err(DecodeError::NoKvCacheSlot) => {
+                    let Some(slot) = self.cache.evict() else {
+                        return Err(DecodeError::NoKvCacheSlot);
+                    };
+                    self.clear(slot, 0);
+                }
+                decoded => return decoded,
+            }
+        }
+    }
+
+    /// Gives the logits of a step to their sequences, and removes those that have ended.
+    fn take_logits(&mut self, wanted: &[Wanted]) {
+        let mut ended = vec![false; self.active.len()];
+        let end_tokens = &self.end_tokens;
+        for token in wanted {
+            let mut logits = self.context.get_logits_ith(token.output).to_vec();
+            let sequence = &mut self.active[token.sequence];
+            let is_end = |token| end_tokens.contains(&token);
+            ended[token.sequence] |= sequence.take_logits(token.position, &mut logits, is_end);
+        }
+        let mut ended = ended.into_iter();
+        let cache = &mut self.cache;
+        self.active.retain(|sequence| {
+            let has_ended = ended.next().unwrap_or(false);
+            if has_ended {
+                cache.end(sequence.slot);
+            }
+            !has_ended
+        });
+    }
+
+    /// Ends all sequences with an error, and begins anew: what the context has is not known any more.
+    fn fail_all(&mut self, problem: &str) {
+        tracing::warn!(problem, "a step of the computation failed");
+        for sequence in self.active.drain(..) {
+            sequence.fail(RequestError::Engine(format!(
+                "the engine cannot compute the answer: {problem}"
+            )));
+        }
+        self.context.clear_kv_cache();
+        self.cache.clear();
+    }
+}
+
+fn pending(sequence: &Sequence) -> PendingTokens {
+    PendingTokens {
+        unread: sequence.unread(),
+    }
+}

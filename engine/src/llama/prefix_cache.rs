@@ -1,0 +1,267 @@
+//! Which tokens the sequences of a context have computed, and where a new prompt can continue from.
+
+/// The fewest tokens for which a prompt waits until another one has read them.
+const WORTH_WAITING: usize = 32;
+
+/// The sequences of a context. Each has an index, which is llama.cpp's id of the sequence.
+#[derive(Debug)]
+pub(super) struct PrefixCache {
+    slots: Vec<Slot>,
+    /// Counts the uses of slots, to order them.
+    uses: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    state: SlotState,
+    /// The tokens that are computed.
+    computed: Vec<u32>,
+    /// The whole prompt of an active sequence.
+    prompt: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum SlotState {
+    #[default]
+    Free,
+    /// Of a sequence that goes on.
+    Active,
+    /// Of one that has ended. The number orders the slots by their last use.
+    Kept(u64),
+}
+
+/// Where a prompt continues from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The sequence that the prompt gets.
+    pub(super) slot: usize,
+    /// The number of its tokens that are computed already.
+    pub(super) reused: usize,
+    /// The sequence that they are copied from. `None` if they are in the slot, whatever follows them there.
+    pub(super) copied_from: Option<usize>,
+}
+
+/// What a prompt can do at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Begin at this place.
+    Begin(Place),
+    /// Wait: another prompt is about to read what this one begins with.
+    Wait,
+}
+
+impl PrefixCache {
+    /// A cache of this many sequences.
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            slots: vec![Slot::default(); slots],
+            uses: 0,
+        }
+    }
+
+    /// Finds a place for a prompt, of which at least the last token is computed anew: its logits are needed. `None`
+    /// if all sequences are active. Nothing of a prompt that is `scored` is reused: the logits of all its tokens are
+    /// needed.
+    pub(super) fn enter(&mut self, prompt: &[u32], scored: bool) -> Option<Entry> {
+        let reusable = match scored {
+            true => &[],
+            false => &prompt[..prompt.len().saturating_sub(1)],
+        };
+        let common = |slot: &Slot| common_length(&slot.computed, reusable);
+        let best = (0..self.slots.len()).max_by_key(|index| {
+            let slot = &self.slots[*index];
+            // Of equals, one that needs no copy.
+            (common(slot), matches!(slot.state, SlotState::Kept(_)))
+        })?;
+        let reused = common(&self.slots[best]);
+        let is_read_by_another = self.slots.iter().any(|slot| {
+            slot.state == SlotState::Active
+                && common_length(&slot.prompt, reusable) >= reused + WORTH_WAITING
+        });
+        if is_read_by_another {
+            return Some(Entry::Wait);
+        }
+        let source = &self.slots[best];
+        // What follows the common beginning is lost where the slot itself goes on. That is worth a slot only if it
+        // is less than what both have.
+        let goes_on = matches!(source.state, SlotState::Kept(_))
+            && reused > 0
+            && source.computed.len() - reused <= reused;
+        let slot = if goes_on {
+            best
+        } else {
+            self.free_slot(Some(best).filter(|_| reused > 0))?
+        };
+        let copied_from = (slot != best && reused > 0).then_some(best);
+        let reused = if slot == best || copied_from.is_some() {
+            reused
+        } else {
+            0
+        };
+        self.slots[slot] = Slot {
+            state: SlotState::Active,
+            computed: prompt[..reused].to_vec(),
+            prompt: prompt.to_vec(),
+        };
+        Some(Entry::Begin(Place {
+            slot,
+            reused,
+            copied_from,
+        }))
+    }
+
+    /// Takes note of tokens that an active sequence has computed.
+    pub(super) fn extend(&mut self, slot: usize, tokens: &[u32]) {
+        self.slots[slot].computed.extend_from_slice(tokens);
+    }
+
+    /// Ends an active sequence. What it has computed is kept.
+    pub(super) fn end(&mut self, slot: usize) {
+        self.uses += 1;
+        let slot = &mut self.slots[slot];
+        slot.prompt = Vec::new();
+        slot.state = match slot.computed.is_empty() {
+            true => SlotState::Free,
+            false => SlotState::Kept(self.uses),
+        };
+    }
+
+    /// Forgets what the sequence that was used least recently has computed, and returns it. `None` if none is kept.
+    pub(super) fn evict(&mut self) -> Option<usize> {
+        let slot = self.oldest(None)?;
+        self.slots[slot] = Slot::default();
+        Some(slot)
+    }
+
+    /// Forgets everything, after which no sequence is active.
+    pub(super) fn clear(&mut self) {
+        self.slots.fill(Slot::default());
+    }
+
+    /// Forgets what an active sequence has computed.
+    pub(super) fn restart(&mut self, slot: usize) {
+        self.slots[slot].computed.clear();
+    }
+
+    fn free_slot(&self, source: Option<usize>) -> Option<usize> {
+        let free = |slot: &Slot| slot.state == SlotState::Free;
+        let free = self.slots.iter().position(free);
+        free.or_else(|| self.oldest(source))
+            .or(source.filter(|source| matches!(self.slots[*source].state, SlotState::Kept(_))))
+    }
+
+    /// The kept slot that was used least recently, other than `source`.
+    fn oldest(&self, source: Option<usize>) -> Option<usize> {
+        let kept = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| match slot.state {
+                SlotState::Kept(used) if Some(index) != source => Some((used, index)),
+                _ => None,
+            });
+        kept.min().map(|(_, index)| index)
+    }
+}
+
+fn common_length(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(range: std::ops::Range<u32>) -> Vec<u32> {
+        range.collect()
+    }
+
+    fn begin(cache: &mut PrefixCache, prompt: &[u32]) -> Place {
+        match cache.enter(prompt, false) {
+            Some(Entry::Begin(place)) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Computes a whole prompt and ends its sequence.
+    fn complete(cache: &mut PrefixCache, prompt: &[u32]) -> Place {
+        let place = begin(cache, prompt);
+        cache.extend(place.slot, &prompt[place.reused..]);
+        cache.end(place.slot);
+        place
+    }
+
+    fn place(slot: usize, reused: usize, copied_from: Option<usize>) -> Place {
+        Place {
+            slot,
+            reused,
+            copied_from,
+        }
+    }
+
+    #[test]
+    fn conversation_goes_on_where_its_last_answer_ended() {
+        let mut cache = PrefixCache::new(2);
+        complete(&mut cache, &tokens(0..100));
+        assert_eq!(complete(&mut cache, &tokens(0..150)), place(0, 100, None));
+        // The same prompt once more: its last token is computed anew.
+        assert_eq!(complete(&mut cache, &tokens(0..150)), place(0, 149, None));
+        let scored = cache.enter(&tokens(0..150), true);
+        assert_eq!(scored, Some(Entry::Begin(place(1, 0, None))));
+    }
+
+    #[test]
+    fn beginning_is_copied_where_the_rest_is_worth_keeping() {
+        let mut cache = PrefixCache::new(3);
+        complete(&mut cache, &tokens(0..100));
+        let other = [tokens(0..40), tokens(500..520)].concat();
+        assert_eq!(complete(&mut cache, &other), place(1, 40, Some(0)));
+        assert_eq!(complete(&mut cache, &tokens(0..120)), place(0, 100, None));
+    }
+
+    #[test]
+    fn beginning_of_a_running_sequence_is_copied() {
+        let mut cache = PrefixCache::new(2);
+        let running = begin(&mut cache, &tokens(0..100));
+        cache.extend(running.slot, &tokens(0..100));
+        let other = [tokens(0..80), tokens(500..520)].concat();
+        assert_eq!(begin(&mut cache, &other), place(1, 80, Some(0)));
+    }
+
+    #[test]
+    fn prompt_waits_for_another_that_reads_its_beginning() {
+        let mut cache = PrefixCache::new(3);
+        let first = begin(&mut cache, &tokens(0..100));
+        let second = [tokens(0..80), tokens(500..520)].concat();
+        assert_eq!(cache.enter(&second, false), Some(Entry::Wait));
+        cache.extend(first.slot, &tokens(0..60));
+        // What is left to be read is not worth it.
+        assert_eq!(begin(&mut cache, &second), place(1, 60, Some(0)));
+        let third = [tokens(0..100), tokens(700..800)].concat();
+        assert_eq!(cache.enter(&third, false), Some(Entry::Wait));
+        // The one that it waited for has left.
+        cache.end(first.slot);
+        assert_eq!(begin(&mut cache, &third), place(0, 60, None));
+    }
+
+    #[test]
+    fn sequence_that_was_used_least_recently_gives_way() {
+        let mut cache = PrefixCache::new(2);
+        complete(&mut cache, &tokens(0..100));
+        complete(&mut cache, &tokens(200..300));
+        complete(&mut cache, &tokens(0..110));
+        assert_eq!(begin(&mut cache, &tokens(400..500)), place(1, 0, None));
+        assert_eq!(cache.evict(), Some(0));
+        assert_eq!(cache.evict(), None);
+        assert_eq!(begin(&mut cache, &tokens(600..700)), place(0, 0, None));
+        assert_eq!(cache.enter(&tokens(800..900), false), None);
+    }
+
+    #[test]
+    fn slot_whose_beginning_is_needed_is_used_where_no_other_is_left() {
+        let mut cache = PrefixCache::new(1);
+        complete(&mut cache, &tokens(0..100));
+        let other = [tokens(0..20), tokens(500..600)].concat();
+        assert_eq!(begin(&mut cache, &other), place(0, 20, None));
+    }
+}
