@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use flotilla_telemetry::logs::LogEventFormat;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Command, LogFormat};
 
@@ -48,11 +50,15 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
         (_, Command::Runner(_)) | (LogFormat::Json, _) => LogEventFormat::Json,
         (LogFormat::Text, _) => LogEventFormat::Text,
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(matches!(format, LogFormat::Text) && std::io::stderr().is_terminal())
         .event_format(lines)
+        // Whoever reads the log may have left. The report of it would go there, too, and panic.
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .init();
     if let Some(error) = parse_error {
         tracing::warn!(%error, "cannot parse the filter of --log; logging at level info");

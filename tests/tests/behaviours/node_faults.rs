@@ -1,8 +1,11 @@
 //! Agents and network lines that fail, and what clients see of it.
 
+use std::process::{Command, Stdio};
+
 use crate::fixtures::{active_node, serve};
 use flotilla_tests::{
-    AgentSettings, Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model,
+    AgentSettings, Cluster, Load, Mode, Proxy, flotilla_binary, free_address, open_files,
+    simulated_model,
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -348,4 +351,35 @@ async fn killed_agent_fails_only_requests_that_already_stream() {
     let tally = load.stop("an agent killed and started three times").await;
     assert!(tally.errors.is_empty(), "{tally}");
     fleet.cluster.stop().await;
+}
+
+#[tokio::test]
+async fn agent_whose_log_nobody_reads_serves() {
+    let cluster = Cluster::builder().mode(Mode::Processes).start().await;
+    let link = cluster.link_address().to_string();
+    let data = cluster.dir().join("n1").display().to_string();
+    let mut agent = Command::new(flotilla_binary())
+        .args([
+            "agent",
+            "--join",
+            &link,
+            "--name",
+            "n1",
+            "--data-dir",
+            &data,
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Before it has written a line.
+    drop(agent.stderr.take());
+    cluster.wait_until_ready(&["n1"]).await;
+    let api = cluster.api();
+    serve(&cluster, &api, "m", &json!({})).await;
+    assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    assert!(agent.try_wait().expect("it can be asked").is_none());
+    agent.kill().expect("it runs");
+    agent.wait().expect("it can be waited for");
+    cluster.stop().await;
 }
