@@ -63,6 +63,9 @@ impl Engine for LocalEngine {
 }
 
 #[cfg(test)]
+mod memory_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

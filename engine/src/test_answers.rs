@@ -21,14 +21,18 @@ pub(crate) fn spec(path: &Path) -> ModelSpec {
     }
 }
 
+pub(crate) fn model(spec: ModelSpec) -> Model {
+    let resource = json!({
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "m"}, "spec": spec,
+    });
+    serde_json::from_value(resource).unwrap()
+}
+
 pub(crate) async fn load_with(
     engine: &dyn Engine,
     spec: ModelSpec,
 ) -> Result<Arc<dyn LoadedModel>, LoadError> {
-    let resource = json!({
-        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "m"}, "spec": spec,
-    });
-    let model: Model = serde_json::from_value(resource).unwrap();
+    let model = model(spec);
     let control = LoadControl::default();
     engine.load(&model, Arc::new(|_, _| {}), &control).await
 }

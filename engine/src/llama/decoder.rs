@@ -116,10 +116,11 @@ impl<'model> Decoder<'model> {
         });
     }
 
-    /// Gives places to the tasks that have waited longest.
+    /// Gives places to the tasks that have waited longest, while there is room for their longest answers.
     fn admit(&mut self) {
         let mut later = VecDeque::new();
         while self.active.len() < self.limit
+            && self.waiting.front().is_some_and(|task| self.has_room(task))
             && let Some(task) = self.waiting.pop_front()
         {
             match self.cache.enter(&task.prompt, task.scorer.is_some()) {
@@ -129,6 +130,16 @@ impl<'model> Decoder<'model> {
         }
         later.append(&mut self.waiting);
         self.waiting = later;
+    }
+
+    fn has_room(&self, task: &Task) -> bool {
+        let reserved = self
+            .active
+            .iter()
+            .map(|sequence| sequence.task.most_tokens());
+        // A single request fits: its context is no larger.
+        self.active.is_empty()
+            || reserved.sum::<usize>() + task.most_tokens() <= self.context.n_ctx() as usize
     }
 
     fn begin(&mut self, task: Task, place: Place) {

@@ -16,7 +16,6 @@ use crate::{LoadError, LoadedModel};
 
 mod broken_models;
 mod context;
-mod memory;
 mod reference;
 
 /// A demo model of the repository.
