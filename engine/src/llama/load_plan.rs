@@ -12,6 +12,8 @@ use crate::text::context_length::context_length;
 
 /// The context length that is assumed when the file does not state its own, in tokens.
 const DEFAULT_CONTEXT: u64 = 4_096;
+/// The architecture whose prompts are read by an encoder of their own, which [`decoder`](super::decoder) has not.
+const ENCODER_DECODER: &str = "t5";
 /// The most tokens for which memory is reserved, unless a single context has more.
 const MAX_CACHED: u32 = 16_384;
 /// The most tokens that a step computes on a processor. More are read no faster there, and take more memory.
@@ -71,6 +73,12 @@ impl LoadPlan {
         let context = context_length(options, stated.unwrap_or(DEFAULT_CONTEXT))?;
         let is_cpu = spec.accelerator == Some(Accelerator::Cpu) || !has_accelerator();
         let pipeline = options.pipeline.unwrap_or_else(|| pipeline(header));
+        if pipeline == spec::Pipeline::Text && header.architecture() == Some(ENCODER_DECODER) {
+            return Err(LoadError::Architecture {
+                engine: EngineKind::Llama,
+                name: ENCODER_DECODER.to_owned(),
+            });
+        }
         let context = u32::try_from(context).unwrap_or(u32::MAX);
         let batch = match is_cpu {
             true => CPU_BATCH,

@@ -3,8 +3,8 @@
 //! HTTP through the controller; the engine `mistral` over HTTP on the same file. Then what a common beginning of
 //! prompts saves, and how long streams pause while a long prompt is read.
 //!
-//! `cargo run --release --workspace --bin engine_speed [MODEL]`, where MODEL is a GGUF file of a Llama; it is quantised
-//! anew to Q8_0 and Q4_0. The chat model that `make chat-model` fetches by default.
+//! `cargo run --release --workspace --bin engine_speed [MODEL [FORMAT]]`, where MODEL is a GGUF file of a Llama, by
+//! default the chat model that `make chat-model` fetches. It is quantised anew to Q8_0 and Q4_0, or to one FORMAT.
 
 mod bare_loop;
 mod fleet;
@@ -28,11 +28,16 @@ const ANSWER: usize = 64;
 
 #[tokio::main]
 async fn main() {
-    let path = std::env::args().nth(1).map(PathBuf::from);
+    let mut args = std::env::args().skip(1);
+    let path = args.next().map(PathBuf::from);
+    let format = args.next();
     let chat_model = "models/chat/SmolLM2-135M-Instruct.Q4_1.gguf";
     let path = path.unwrap_or_else(|| repository().join(chat_model));
     let dir = tempfile::tempdir().expect("a temporary directory can be created");
     for (name, kind) in bare_loop::FORMATS {
+        if format.as_ref().is_some_and(|format| format != name) {
+            continue;
+        }
         let file = dir.path().join(format!("{name}.gguf"));
         bare_loop::quantise(&path, &file, kind);
         compare(name, &file).await;
