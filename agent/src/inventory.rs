@@ -19,6 +19,7 @@ const DEVICE_MEMORY_SHARE: f64 = 0.9;
 struct Machine {
     /// In a container, its limit.
     memory_bytes: u64,
+    /// Those that this process may use: fewer than the machine has where its affinity or its cgroup says so.
     cores: u32,
     /// The name of the processor.
     cpu: String,
@@ -36,7 +37,7 @@ impl Machine {
         let cpu = system.cpus().first();
         Ok(Self {
             memory_bytes: limit.map_or(total, |limit| total.min(limit)),
-            cores: system.cpus().len() as u32,
+            cores: std::thread::available_parallelism().map_or(0, |cores| cores.get() as u32),
             cpu: cpu.map_or_else(String::new, |cpu| cpu.brand().trim().to_owned()),
         })
     }

@@ -112,6 +112,9 @@ impl RunnerCommand {
         command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
         command.env("RAYON_NUM_THREADS", settings.threads.to_string());
         command.env("OMP_NUM_THREADS", settings.threads.to_string());
+        // Threads that wait for each other sleep: where another program has one of their cores, those that spin would
+        // keep it from the one that they wait for.
+        command.env("OMP_WAIT_POLICY", "passive");
         command
     }
 }

@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use flotilla_core::generate::RequestError;
-use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
@@ -16,16 +15,6 @@ use super::reading_pace::ReadingPace;
 use super::sequence::{Sequence, Task};
 use super::step_plan::{PendingTokens, plan_step};
 use super::thread_status::ThreadStatus;
-
-/// How many sequences stay after their end, beyond as many as are computed at once.
-const MORE_KEPT: usize = 4;
-/// llama.cpp's limit of sequences in a context.
-const MAX_SLOTS: usize = 256;
-
-/// The number of sequences that a context has where this many are computed at once.
-pub(super) fn slots(sequences: usize) -> usize {
-    (2 * sequences + MORE_KEPT).min(MAX_SLOTS)
-}
 
 /// Computes answers.
 pub(super) struct Decoder<'model> {
@@ -60,10 +49,9 @@ impl<'model> Decoder<'model> {
         status: Arc<ThreadStatus>,
     ) -> Self {
         let tokens = context.n_batch() as usize;
-        let limit = limit.min(MAX_SLOTS).min(tokens);
         Self {
             batch: LlamaBatch::new(tokens, 1),
-            cache: PrefixCache::new(slots(limit)),
+            cache: PrefixCache::new(limit),
             pace: ReadingPace::new(tokens),
             context,
             limit,
@@ -116,11 +104,10 @@ impl<'model> Decoder<'model> {
         });
     }
 
-    /// Gives places to the tasks that have waited longest, while there is room for their longest answers.
+    /// Gives places to the tasks that have waited longest.
     fn admit(&mut self) {
         let mut later = VecDeque::new();
         while self.active.len() < self.limit
-            && self.waiting.front().is_some_and(|task| self.has_room(task))
             && let Some(task) = self.waiting.pop_front()
         {
             match self.cache.enter(&task.prompt, task.scorer.is_some()) {
@@ -130,16 +117,6 @@ impl<'model> Decoder<'model> {
         }
         later.append(&mut self.waiting);
         self.waiting = later;
-    }
-
-    fn has_room(&self, task: &Task) -> bool {
-        let reserved = self
-            .active
-            .iter()
-            .map(|sequence| sequence.task.most_tokens());
-        // A single request fits: its context is no larger.
-        self.active.is_empty()
-            || reserved.sum::<usize>() + task.most_tokens() <= self.context.n_ctx() as usize
     }
 
     fn begin(&mut self, task: Task, place: Place) {
@@ -173,18 +150,19 @@ impl<'model> Decoder<'model> {
 
     /// Gives a sequence the first tokens of another one. Returns `false` if the model cannot.
     fn copy(&mut self, source: usize, slot: usize, tokens: usize) -> bool {
-        let (source, slot) = (source as i32, slot as i32);
+        // Each has a buffer of its own, of which llama.cpp copies all or nothing.
         let copied = self
             .context
-            .copy_kv_cache_seq(source, slot, Some(0), Some(tokens as u32));
-        copied.is_ok() && self.context.kv_cache_seq_pos_max(slot) + 1 == tokens as i32
+            .copy_kv_cache_seq(source as i32, slot as i32, None, None);
+        copied.is_ok() && self.clear(slot, tokens)
     }
 
     /// Computes the next tokens of all sequences.
     fn step(&mut self) {
         let pending: Vec<_> = self.active.iter().map(pending).collect();
         let limit = self.context.n_batch() as usize;
-        let plan = plan_step(&pending, self.pace.tokens(), limit);
+        let is_writing = pending.iter().any(|sequence| sequence.unread == 0);
+        let plan = plan_step(&pending, self.pace.tokens(is_writing), limit);
         let wanted = match self.fill_batch(&plan) {
             Ok(wanted) => wanted,
             Err(error) => return self.fail_all(&error.to_string()),
@@ -192,7 +170,7 @@ impl<'model> Decoder<'model> {
         let tokens = self.batch.n_tokens() as usize;
         let began = Instant::now();
         self.status.begin(tokens);
-        let decoded = self.decode();
+        let decoded = self.context.decode(&mut self.batch);
         if let Err(error) = decoded {
             self.status.end();
             return self.fail_all(&error.to_string());
@@ -241,21 +219,6 @@ impl<'model> Decoder<'model> {
             }
         }
         Ok(wanted)
-    }
-
-    /// Computes the batch. What ended sequences have left gives way where there is no room for it.
-    fn decode(&mut self) -> Result<(), DecodeError> {
-        loop {
-            match self.context.decode(&mut self.batch) {
-                Err(DecodeError::NoKvCacheSlot) => {
-                    let Some(slot) = self.cache.evict() else {
-                        return Err(DecodeError::NoKvCacheSlot);
-                    };
-                    self.clear(slot, 0);
-                }
-                decoded => return decoded,
-            }
-        }
     }
 
     /// Gives the logits of a step to their sequences, and removes those that have ended.

@@ -14,8 +14,8 @@ use crate::text::context_length::context_length;
 const DEFAULT_CONTEXT: u64 = 4_096;
 /// The architecture whose prompts are read by an encoder of their own, which [`decoder`](super::decoder) has not.
 const ENCODER_DECODER: &str = "t5";
-/// The most tokens for which memory is reserved, unless a single context has more.
-const MAX_CACHED: u32 = 16_384;
+/// llama.cpp's limit of sequences in a context.
+const MAX_SEQUENCES: u32 = 256;
 /// The most tokens that a step computes on a processor. More are read no faster there, and take more memory.
 const CPU_BATCH: u32 = 256;
 /// The most tokens that a step computes on an accelerator.
@@ -89,11 +89,12 @@ impl LoadPlan {
             pipeline,
             context,
             sequences: match pipeline {
-                spec::Pipeline::Text => spec.concurrency,
+                spec::Pipeline::Text => spec.concurrency.min(MAX_SEQUENCES),
                 spec::Pipeline::Embedding => 1,
             },
             batch: match pipeline {
-                spec::Pipeline::Text => batch.min(context),
+                // Every answer needs a token in each step.
+                spec::Pipeline::Text => batch.min(context).max(spec.concurrency.min(MAX_SEQUENCES)),
                 // An encoder sees an input as a whole.
                 spec::Pipeline::Embedding => context,
             },
@@ -104,11 +105,9 @@ impl LoadPlan {
         })
     }
 
-    /// The tokens of all requests that are computed at once, for which memory is reserved. Where those of all full
-    /// contexts would be more than [`MAX_CACHED`], requests wait until there is room for them: few fill their context.
+    /// The tokens of all requests that are computed at once, for which memory is reserved.
     pub(super) fn cached_tokens(&self) -> u32 {
-        let all = self.context.saturating_mul(self.sequences);
-        all.min(MAX_CACHED.max(self.context))
+        self.context.saturating_mul(self.sequences)
     }
 }
 
@@ -152,22 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn context_is_that_of_each_request_and_few_fill_it() {
+    fn context_is_that_of_each_request() {
         let mut spec = ModelSpec {
             concurrency: 8,
             ..ModelSpec::default()
         };
         let planned = plan(&spec, None).unwrap();
         assert_eq!(planned.path, PathBuf::from("/models/a-00001-of-00002.gguf"));
-        assert_eq!((planned.context, planned.cached_tokens()), (8_192, 16_384));
+        assert_eq!((planned.context, planned.cached_tokens()), (8_192, 65_536));
         assert_eq!((planned.threads, planned.batch), (2, 256));
         spec.options.context_length = Some(100);
         spec.options.threads = Some(1);
         let planned = plan(&spec, None).unwrap();
         assert_eq!((planned.cached_tokens(), planned.batch), (800, 100));
         assert_eq!(planned.threads, 1);
-        spec.options.context_length = Some(16_000);
-        assert_eq!(plan(&spec, None).unwrap().cached_tokens(), 16_384);
         spec.options.context_length = Some(20_000);
         assert!(plan(&spec, None).is_err());
     }

@@ -17,7 +17,7 @@ use llama_cpp_2::model::LlamaModel as EngineModel;
 
 use super::backend::{backend, with_first_error};
 use super::choice::ChoiceTask;
-use super::decoder::{Decoder, slots};
+use super::decoder::Decoder;
 use super::embedder::{EmbedTask, Embedder};
 use super::engine_thread::EngineThread;
 use super::load::LoadedFile;
@@ -263,21 +263,21 @@ fn context<'model>(
     };
     let is_embedding = plan.pipeline == Pipeline::Embedding;
     let sequences = match plan.pipeline {
-        Pipeline::Text => slots(plan.sequences as usize),
-        Pipeline::Embedding => EMBED_BATCH,
+        Pipeline::Text => plan.sequences,
+        Pipeline::Embedding => EMBED_BATCH as u32,
     };
     let mut params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(plan.cached_tokens()))
         .with_n_batch(plan.batch)
         .with_n_ubatch(plan.batch)
-        .with_n_seq_max(sequences as u32)
+        .with_n_seq_max(sequences)
         .with_n_threads(threads)
         .with_n_threads_batch(threads)
         .with_type_k(cache_type)
         .with_type_v(cache_type)
         .with_embeddings(is_embedding)
-        // Sequences share one buffer, and with it their common beginnings.
-        .with_kv_unified(true);
+        // In a buffer for all sequences each would look at the tokens of all others, to ignore them.
+        .with_kv_unified(is_embedding);
     if let Some(is_on) = plan.flash_attention {
         params = params.with_flash_attention_policy(match is_on {
             true => FLASH_ATTENTION_ON,

@@ -126,13 +126,6 @@ impl PrefixCache {
         };
     }
 
-    /// Forgets what the sequence that was used least recently has computed, and returns it. `None` if none is kept.
-    pub(super) fn evict(&mut self) -> Option<usize> {
-        let slot = self.oldest(None)?;
-        self.slots[slot] = Slot::default();
-        Some(slot)
-    }
-
     /// Forgets everything, after which no sequence is active.
     pub(super) fn clear(&mut self) {
         self.slots.fill(Slot::default());
@@ -251,8 +244,6 @@ mod tests {
         complete(&mut cache, &tokens(200..300));
         complete(&mut cache, &tokens(0..110));
         assert_eq!(begin(&mut cache, &tokens(400..500)), place(1, 0, None));
-        assert_eq!(cache.evict(), Some(0));
-        assert_eq!(cache.evict(), None);
         assert_eq!(begin(&mut cache, &tokens(600..700)), place(0, 0, None));
         assert_eq!(cache.enter(&tokens(800..900), false), None);
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// How long a step may take. Answers that are written beside a long prompt pause for as long.
 const STEP_TIME: Duration = Duration::from_millis(200);
+/// How long it may take while no answer is written: more tokens at once are read a little faster.
+const IDLE_STEP_TIME: Duration = Duration::from_millis(500);
 /// The fewest tokens that a step reads, whatever it takes: fewer would be read much slower each.
 const LEAST_TOKENS: usize = 16;
 /// The share of the latest step in the speed.
@@ -32,12 +34,16 @@ impl ReadingPace {
         self.speed
     }
 
-    /// The number of tokens that the next step reads.
-    pub(super) fn tokens(&self) -> usize {
+    /// The number of tokens that the next step reads. `is_writing` says whether answers are written meanwhile.
+    pub(super) fn tokens(&self, is_writing: bool) -> usize {
         let Some(speed) = self.speed else {
             return LEAST_TOKENS.min(self.limit);
         };
-        let tokens = (speed * STEP_TIME.as_secs_f64()) as usize;
+        let time = match is_writing {
+            true => STEP_TIME,
+            false => IDLE_STEP_TIME,
+        };
+        let tokens = (speed * time.as_secs_f64()) as usize;
         tokens.clamp(LEAST_TOKENS.min(self.limit), self.limit)
     }
 
@@ -62,22 +68,23 @@ mod tests {
     #[test]
     fn step_takes_as_long_as_answers_may_pause() {
         let mut pace = ReadingPace::new(512);
-        assert_eq!(pace.tokens(), 16);
+        assert_eq!(pace.tokens(true), 16);
         pace.learn(16, Duration::from_millis(100));
-        assert_eq!(pace.tokens(), 32);
+        assert_eq!(pace.tokens(true), 32);
         for _ in 0..50 {
             pace.learn(32, Duration::from_millis(32));
         }
-        assert_eq!(pace.tokens(), 199);
+        assert_eq!(pace.tokens(true), 199);
+        assert_eq!(pace.tokens(false), 499);
         // A slow node reads the least, a fast one no more than fits into a step.
         for _ in 0..50 {
             pace.learn(16, Duration::from_secs(10));
         }
-        assert_eq!(pace.tokens(), 16);
+        assert_eq!(pace.tokens(true), 16);
         for _ in 0..50 {
             pace.learn(512, Duration::from_millis(10));
         }
-        assert_eq!(pace.tokens(), 512);
+        assert_eq!(pace.tokens(true), 512);
     }
 
     #[test]

@@ -46,13 +46,6 @@ pub(super) struct Sequence {
     scores: Vec<SampledToken>,
 }
 
-impl Task {
-    /// The most tokens of the prompt and its answer together.
-    pub(super) fn most_tokens(&self) -> usize {
-        self.prompt.len() + self.max_tokens
-    }
-}
-
 impl Sequence {
     /// A sequence whose first `reused` tokens are computed.
     pub(super) fn new(task: Task, slot: usize, reused: usize) -> Self {
