@@ -20,7 +20,7 @@ use crate::text::source_path::source_path;
 /// the program's code, which the agent and all runners share.
 const PROCESS: u64 = 40 << 20;
 /// Memory of a token of the vocabulary in llama.cpp's tokenizer and in the tree that grammars search.
-const VOCABULARY_ENTRY: u64 = 700;
+const VOCABULARY_ENTRY: u64 = 64;
 /// The width of activations and logits.
 const F32: u64 = 4;
 /// The width of the mask of attention, of which llama.cpp has one of 32 bits and one of 16.
@@ -67,7 +67,7 @@ fn peak(shape: ModelShape, weights: u64, plan: &LoadPlan) -> u64 {
     let cache = (numbers as f64 * bits(plan.kv_cache_type) / 8.0) as u64;
     let layer = 2 * shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
     let activations = batch * (layer + shape.vocabulary) * F32;
-    let masks = batch * cached * MASK;
+    let masks = batch * u64::from(plan.context) * MASK;
     PROCESS + weights + cache + activations + masks + VOCABULARY_ENTRY * shape.vocabulary
 }
 
