@@ -348,7 +348,10 @@ mod tests {
         };
         // It waits until it is in the cgroup. `tail` keeps what comes through a pipe in memory, 256 MiB.
         let mut process = std::process::Command::new("sh")
-            .args(["-c", "read go; head -c 256M /dev/zero | tail -c 256M >/dev/null"])
+            .args([
+                "-c",
+                "read go; head -c 256M /dev/zero | tail -c 256M >/dev/null",
+            ])
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();

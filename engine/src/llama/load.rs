@@ -105,7 +105,7 @@ fn load_here(
     let vocabulary = vocabulary::vocabulary(&model, &tokenizer, header, &templates);
     let template = match plan.pipeline {
         Pipeline::Text => {
-            let special_tokens = vocabulary::special_tokens(&model);
+            let special_tokens = vocabulary::special_tokens(&model, header);
             load_template(spec, templates, special_tokens, &vocabulary)?
         }
         Pipeline::Embedding => None,

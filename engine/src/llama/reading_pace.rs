@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// How long a step may take. Answers that are written beside a long prompt pause for as long.
-const STEP_TIME: Duration = Duration::from_millis(200);
+const STEP_TIME: Duration = Duration::from_millis(240);
 /// How long it may take while no answer is written: more tokens at once are read a little faster.
 const IDLE_STEP_TIME: Duration = Duration::from_millis(500);
 /// The fewest tokens that a step reads, whatever it takes: fewer would be read much slower each.
@@ -70,11 +70,11 @@ mod tests {
         let mut pace = ReadingPace::new(512);
         assert_eq!(pace.tokens(true), 16);
         pace.learn(16, Duration::from_millis(100));
-        assert_eq!(pace.tokens(true), 32);
+        assert_eq!(pace.tokens(true), 38);
         for _ in 0..50 {
             pace.learn(32, Duration::from_millis(32));
         }
-        assert_eq!(pace.tokens(true), 199);
+        assert_eq!(pace.tokens(true), 239);
         assert_eq!(pace.tokens(false), 499);
         // A slow node reads the least, a fast one no more than fits into a step.
         for _ in 0..50 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llguidance::ParserFactory;
-use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 
 use super::tokenizer::Tokenizer;
 use crate::chat::template::SpecialTokens;
@@ -30,18 +30,20 @@ pub(super) fn templates(header: &GgufHeader) -> Vec<(String, String)> {
     named.collect()
 }
 
-/// The texts of the tokens that chat templates print.
-pub(super) fn special_tokens(model: &LlamaModel) -> SpecialTokens {
+/// The texts of the tokens that chat templates print. Where a file names none, llama.cpp assumes some of the first
+/// tokens, which are others in most vocabularies.
+pub(super) fn special_tokens(model: &LlamaModel, header: &GgufHeader) -> SpecialTokens {
     let vocab = model.vocab();
-    let text = |token: LlamaToken| {
-        let is_known = (0..vocab.n_tokens()).contains(&token.0);
-        let bytes = is_known.then(|| vocab.token_to_piece(token, true, None));
+    let text = |name: &str| {
+        let token = i32::try_from(header.number(&format!("tokenizer.ggml.{name}"))?).ok()?;
+        let is_known = (0..vocab.n_tokens()).contains(&token);
+        let bytes = is_known.then(|| vocab.token_to_piece(LlamaToken(token), true, None));
         String::from_utf8(bytes?).ok()
     };
     SpecialTokens {
-        bos: text(vocab.bos()),
-        eos: text(vocab.eos()),
-        unknown: None,
+        bos: text("bos_token_id"),
+        eos: text("eos_token_id"),
+        unknown: text("unknown_token_id"),
     }
 }
 
@@ -91,6 +93,6 @@ fn grammars(model: &LlamaModel, tokenizer: &Tokenizer, ends: &[u32]) -> Option<A
         .collect();
     let info = TokRxInfo::new(count, *ends.first()?);
     let tokens = TokTrie::from(&info, &words);
-    let environment: llguidance::toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(tokens));
+    let environment: TokEnv = Arc::new(ApproximateTokEnv::new(tokens));
     ParserFactory::new_simple(&environment).ok().map(Arc::new)
 }
