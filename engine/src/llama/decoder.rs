@@ -171,6 +171,7 @@ impl<'model> Decoder<'model> {
         let began = Instant::now();
         self.status.begin(tokens);
         let decoded = self.context.decode(&mut self.batch);
+        let time = began.elapsed();
         if let Err(error) = decoded {
             self.status.end();
             return self.fail_all(&error.to_string());
@@ -189,7 +190,7 @@ impl<'model> Decoder<'model> {
             .filter(|(pending, _)| pending.unread > 0)
             .map(|(_, tokens)| tokens)
             .sum();
-        self.pace.learn(read, began.elapsed());
+        self.pace.learn(read, time);
         if let Some(speed) = self.pace.speed() {
             self.status.set_reading_speed(speed);
         }
@@ -202,7 +203,11 @@ impl<'model> Decoder<'model> {
     ) -> Result<Vec<Wanted>, llama_cpp_2::llama_batch::BatchAddError> {
         self.batch.clear();
         let mut wanted = Vec::new();
-        for (index, (sequence, tokens)) in self.active.iter().zip(plan).enumerate() {
+        // llama.cpp computes sequences together whose ids follow each other in the batch.
+        let mut by_slot: Vec<usize> = (0..self.active.len()).collect();
+        by_slot.sort_unstable_by_key(|index| self.active[*index].slot);
+        for index in by_slot {
+            let (sequence, tokens) = (&self.active[index], plan[index]);
             for position in sequence.computed..sequence.computed + tokens {
                 let needs_logits = sequence.needs_logits(position);
                 if needs_logits {

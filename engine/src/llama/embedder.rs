@@ -80,7 +80,12 @@ impl<'model> Embedder<'model> {
             }
         }
         self.status.begin(self.batch.n_tokens() as usize);
-        self.context.clear_kv_cache();
+        for sequence in 0..inputs.len() {
+            // Encoders keep nothing.
+            let _ = self
+                .context
+                .clear_kv_cache_seq(Some(sequence as u32), None, None);
+        }
         let decoded = self.context.decode(&mut self.batch);
         decoded.map_err(|error| error.to_string())?;
         let vectors = (0..inputs.len()).map(|sequence| {

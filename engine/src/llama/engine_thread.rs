@@ -81,7 +81,7 @@ impl<T> EngineThread<T> {
         )
     }
 
-    /// Ends the thread, and waits until it has freed the model.
+    /// Ends the thread, and waits until it has freed its context.
     pub(super) async fn end(&self) {
         drop(self.sender.lock().take());
         let thread = self.thread.lock().take();

@@ -48,15 +48,13 @@ pub(super) async fn load(
     progress("loading", 0.0);
     // Ends the load when this is dropped, too.
     let cancelled = control.cancelled.child_token();
-    let guard = cancelled.clone().drop_guard();
+    let _guard = cancelled.clone().drop_guard();
     let spec = spec.clone();
     let load = tokio::task::spawn_blocking(move || load_here(&spec, &progress, &cancelled));
-    let loaded = match tokio::time::timeout(TIMEOUT, load).await {
+    match tokio::time::timeout(TIMEOUT, load).await {
         Ok(loaded) => loaded.map_err(|error| LoadError::Engine(error.to_string()))?,
         Err(_) => Err(LoadError::Timeout(TIMEOUT.as_secs())),
-    };
-    let _ = guard.disarm();
-    loaded
+    }
 }
 
 fn load_here(

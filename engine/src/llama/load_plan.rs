@@ -12,8 +12,10 @@ use crate::text::context_length::context_length;
 
 /// The context length that is assumed when the file does not state its own, in tokens.
 const DEFAULT_CONTEXT: u64 = 4_096;
-/// The architecture whose prompts are read by an encoder of their own, which [`decoder`](super::decoder) has not.
-const ENCODER_DECODER: &str = "t5";
+/// The architectures that do not write one token after the other: with an encoder for the prompt, or by diffusion.
+const NO_WRITERS: [&str; 5] = ["t5", "dream", "llada", "llada-moe", "rnd1"];
+/// GGUF's number for a model that does not make embeddings but ranks documents.
+const RANKS: u64 = 4;
 /// llama.cpp's limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 /// The most tokens that a step computes on a processor. More are read no faster there, and take more memory.
@@ -73,12 +75,7 @@ impl LoadPlan {
         let context = context_length(options, stated.unwrap_or(DEFAULT_CONTEXT))?;
         let is_cpu = spec.accelerator == Some(Accelerator::Cpu) || !has_accelerator();
         let pipeline = options.pipeline.unwrap_or_else(|| pipeline(header));
-        if pipeline == spec::Pipeline::Text && header.architecture() == Some(ENCODER_DECODER) {
-            return Err(LoadError::Architecture {
-                engine: EngineKind::Llama,
-                name: ENCODER_DECODER.to_owned(),
-            });
-        }
+        check_use(header, pipeline)?;
         let context = u32::try_from(context).unwrap_or(u32::MAX);
         let batch = match is_cpu {
             true => CPU_BATCH,
@@ -108,6 +105,33 @@ impl LoadPlan {
     /// The tokens of all requests that are computed at once, for which memory is reserved.
     pub(super) fn cached_tokens(&self) -> u32 {
         self.context.saturating_mul(self.sequences)
+    }
+}
+
+/// Refuses what llama.cpp would load, but compute something else than is asked for.
+fn check_use(header: &GgufHeader, pipeline: spec::Pipeline) -> Result<(), LoadError> {
+    let architecture = header.architecture().unwrap_or_default();
+    let causal = format!("{architecture}.attention.causal");
+    let pooling = header.architecture_number("pooling_type");
+    let is_unknown = NO_WRITERS.contains(&architecture);
+    match pipeline {
+        spec::Pipeline::Text if is_unknown || header.flag(&causal) == Some(false) => {
+            Err(LoadError::Architecture {
+                engine: EngineKind::Llama,
+                name: architecture.to_owned(),
+            })
+        }
+        spec::Pipeline::Embedding if pooling == Some(RANKS) => Err(LoadError::Spec(
+            "the model ranks documents and makes no embeddings".into(),
+        )),
+        spec::Pipeline::Embedding if pooling.is_none_or(|pooling| pooling == 0) => {
+            Err(LoadError::Spec(
+                "spec.options.pipeline is embedding, but the file does not state how the embeddings of tokens \
+                 become one"
+                    .into(),
+            ))
+        }
+        spec::Pipeline::Text | spec::Pipeline::Embedding => Ok(()),
     }
 }
 
@@ -176,6 +200,10 @@ mod tests {
         assert_eq!(pipeline(None), spec::Pipeline::Text);
         assert_eq!(pipeline(Some(0)), spec::Pipeline::Text);
         assert_eq!(pipeline(Some(1)), spec::Pipeline::Embedding);
+        assert!(plan(&spec, Some(RANKS)).is_err());
+        let mut forced = ModelSpec::default();
+        forced.options.pipeline = Some(spec::Pipeline::Embedding);
+        assert!(plan(&forced, None).is_err());
     }
 
     #[test]

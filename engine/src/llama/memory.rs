@@ -67,8 +67,20 @@ fn peak(shape: ModelShape, weights: u64, plan: &LoadPlan) -> u64 {
     let cache = (numbers as f64 * bits(plan.kv_cache_type) / 8.0) as u64;
     let layer = 2 * shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
     let activations = batch * (layer + shape.vocabulary) * F32;
+    // Without flash attention there is a matrix of each head, too.
+    let heads = match plan.flash_attention {
+        Some(false) => shape.queries.checked_div(shape.head).unwrap_or(0),
+        Some(true) | None => 0,
+    };
+    let attention = heads * batch * u64::from(plan.context) * F32;
     let masks = batch * u64::from(plan.context) * MASK;
-    PROCESS + weights + cache + activations + masks + VOCABULARY_ENTRY * shape.vocabulary
+    PROCESS
+        + weights
+        + cache
+        + activations
+        + attention
+        + masks
+        + VOCABULARY_ENTRY * shape.vocabulary
 }
 
 /// The bits of a number in a cache.

@@ -1,7 +1,11 @@
 //! Which tokens the sequences of a context have computed, and where a new prompt can continue from.
 
 /// The fewest tokens for which a prompt waits until another one has read them.
-const WORTH_WAITING: usize = 32;
+const WORTH_WAITING: usize = WORTH_COPYING;
+
+/// The fewest tokens that are copied from another sequence: llama.cpp copies the whole buffer of the sequence, which
+/// takes as long as reading a few tokens.
+const WORTH_COPYING: usize = 64;
 
 /// The sequences of a context. Each has an index, which is llama.cpp's id of the sequence.
 #[derive(Debug)]
@@ -87,12 +91,13 @@ impl PrefixCache {
         let goes_on = matches!(source.state, SlotState::Kept(_))
             && reused > 0
             && source.computed.len() - reused <= reused;
+        let is_worth_copying = reused >= WORTH_COPYING;
         let slot = if goes_on {
             best
         } else {
-            self.free_slot(Some(best).filter(|_| reused > 0))?
+            self.free_slot(Some(best).filter(|_| is_worth_copying))?
         };
-        let copied_from = (slot != best && reused > 0).then_some(best);
+        let copied_from = (slot != best && is_worth_copying).then_some(best);
         let reused = if slot == best || copied_from.is_some() {
             reused
         } else {
@@ -205,11 +210,13 @@ mod tests {
 
     #[test]
     fn beginning_is_copied_where_the_rest_is_worth_keeping() {
-        let mut cache = PrefixCache::new(3);
-        complete(&mut cache, &tokens(0..100));
+        let mut cache = PrefixCache::new(4);
+        complete(&mut cache, &tokens(0..200));
         let other = [tokens(0..40), tokens(500..520)].concat();
-        assert_eq!(complete(&mut cache, &other), place(1, 40, Some(0)));
-        assert_eq!(complete(&mut cache, &tokens(0..120)), place(0, 100, None));
+        assert_eq!(complete(&mut cache, &other), place(1, 0, None));
+        let other = [tokens(0..70), tokens(600..720)].concat();
+        assert_eq!(complete(&mut cache, &other), place(2, 70, Some(0)));
+        assert_eq!(complete(&mut cache, &tokens(0..220)), place(0, 200, None));
     }
 
     #[test]
@@ -224,17 +231,17 @@ mod tests {
     #[test]
     fn prompt_waits_for_another_that_reads_its_beginning() {
         let mut cache = PrefixCache::new(3);
-        let first = begin(&mut cache, &tokens(0..100));
+        let first = begin(&mut cache, &tokens(0..200));
         let second = [tokens(0..80), tokens(500..520)].concat();
         assert_eq!(cache.enter(&second, false), Some(Entry::Wait));
-        cache.extend(first.slot, &tokens(0..60));
+        cache.extend(first.slot, &tokens(0..70));
         // What is left to be read is not worth it.
-        assert_eq!(begin(&mut cache, &second), place(1, 60, Some(0)));
-        let third = [tokens(0..100), tokens(700..800)].concat();
+        assert_eq!(begin(&mut cache, &second), place(1, 70, Some(0)));
+        let third = [tokens(0..200), tokens(700..800)].concat();
         assert_eq!(cache.enter(&third, false), Some(Entry::Wait));
         // The one that it waited for has left.
         cache.end(first.slot);
-        assert_eq!(begin(&mut cache, &third), place(0, 60, None));
+        assert_eq!(begin(&mut cache, &third), place(0, 70, None));
     }
 
     #[test]

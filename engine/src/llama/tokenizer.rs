@@ -106,7 +106,8 @@ impl Tokenizer {
         for part in divide(text, self.finder.as_ref(), &self.controls) {
             match part {
                 Part::Token(token) => tokens.push(token),
-                Part::Text(text) if self.adds_space => {
+                // The spaces that pieces get are text, tokens that a client wrote are not.
+                Part::Text(text) if self.adds_space && !self.would_have_control(text) => {
                     self.split(&text.replace(MARK, ""), &mut tokens);
                 }
                 // A token never spans a mark: so none is found in what a client wrote.
@@ -121,6 +122,16 @@ impl Tokenizer {
             tokens.extend(end);
         }
         tokens
+    }
+
+    /// Whether a text has control tokens without its marks that llama.cpp finds in any text.
+    fn would_have_control(&self, text: &str) -> bool {
+        let found = |finder: &AhoCorasick| {
+            let text = text.replace(MARK, "");
+            let mut found = finder.find_iter(&text);
+            found.any(|found| !self.controls[found.pattern().as_usize()].is_special)
+        };
+        text.contains(MARK) && self.finder.as_ref().is_some_and(found)
     }
 
     fn split(&self, text: &str, tokens: &mut Vec<u32>) {
