@@ -7,6 +7,9 @@ use std::process::Command;
 
 use flotilla_core::Bytes;
 
+/// How often a thread of OpenMP looks whether it may go on before it sleeps. See `docs/performance.md`.
+const SPIN_COUNT: &str = "300";
+
 /// The environment variables that runners inherit by their exact names. Nothing is inherited that is not in one
 /// of the two lists: the agent's environment may have secrets.
 const INHERITED_NAMES: &[&str] = &[
@@ -112,9 +115,9 @@ impl RunnerCommand {
         command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
         command.env("RAYON_NUM_THREADS", settings.threads.to_string());
         command.env("OMP_NUM_THREADS", settings.threads.to_string());
-        // Threads that wait for each other sleep: where another program has one of their cores, those that spin would
-        // keep it from the one that they wait for.
-        command.env("OMP_WAIT_POLICY", "passive");
+        // Threads that wait for each other soon sleep: where another program has one of their cores, those that spin
+        // for long keep it from the one that they wait for. Those that do not spin at all wake up too late each time.
+        command.env("GOMP_SPINCOUNT", SPIN_COUNT);
         command
     }
 }
