@@ -41,7 +41,8 @@ pub(crate) fn timeout(memory: Bytes, remaining: Duration) -> Duration {
 /// Makes `model` answer within `timeout`.
 ///
 /// # Errors
-/// [`LoadError::FirstAnswer`] when the engine fails, [`LoadError::WarmUp`] when it takes longer.
+/// [`LoadError::FirstAnswer`] when the engine fails, [`LoadError::WarmUp`] when it takes longer,
+/// [`LoadError::Engine`] when it can never answer again.
 pub(crate) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
@@ -59,14 +60,17 @@ pub(crate) async fn warm_up(
         Ok::<_, RequestError>(())
     };
     match tokio::time::timeout(timeout, answers).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => {}
         // Two tokens of a context cannot be too many but for a model with an unusual template.
         Ok(Err(error @ (RequestError::Invalid { .. } | RequestError::ContextLength(_)))) => {
             tracing::debug!(model = %name, %error, "the model does not take the prompts of the warm-up");
-            Ok(())
         }
-        Ok(Err(error)) => Err(LoadError::FirstAnswer(error.to_string())),
-        Err(_) => Err(LoadError::WarmUp(timeout.as_secs())),
+        Ok(Err(error)) => return Err(LoadError::FirstAnswer(error.to_string())),
+        Err(_) => return Err(LoadError::WarmUp(timeout.as_secs())),
+    }
+    match model.fault() {
+        Some(fault) => Err(LoadError::Engine(fault)),
+        None => Ok(()),
     }
 }
 

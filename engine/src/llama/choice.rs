@@ -12,11 +12,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::engine_thread::EngineThread;
 use super::sequence::{SequenceEvent, Task};
 use super::tokenizer::Tokenizer;
+use super::utf8_pieces::Utf8Pieces;
 use crate::text::answer_text::{AnswerPiece, AnswerText};
 use crate::text::prepared_request::{PreparedRequest, grammar_error};
 use crate::text::text_model::TextModel;
 use crate::text::token_sampler::{SampledToken, TokenSampler};
-use crate::text::utf8_pieces::Utf8Pieces;
 
 /// An answer that has not started yet.
 pub(super) struct ChoiceTask {

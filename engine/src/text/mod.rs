@@ -19,5 +19,4 @@ pub(crate) mod text_model;
 pub(crate) mod token_ids;
 pub(crate) mod token_sampler;
 pub(crate) mod tools;
-pub(crate) mod utf8_pieces;
 pub(crate) mod vocabulary;

@@ -2,7 +2,7 @@
 
 /// Joins the bytes of characters that several tokens share.
 #[derive(Debug, Default)]
-pub(crate) struct Utf8Pieces {
+pub(super) struct Utf8Pieces {
     /// The beginning of a character.
     rest: Vec<u8>,
 }
@@ -10,7 +10,7 @@ pub(crate) struct Utf8Pieces {
 impl Utf8Pieces {
     /// Adds the bytes of the next token, and returns the characters that are whole. Bytes that are no UTF-8 become
     /// replacement characters.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.rest.extend_from_slice(bytes);
         let mut text = String::new();
         let mut taken = 0;
@@ -32,7 +32,7 @@ impl Utf8Pieces {
     }
 
     /// Returns what is left at the end of the answer.
-    pub(crate) fn finish(&mut self) -> String {
+    pub(super) fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.rest);
         String::from_utf8_lossy(&rest).into_owned()
     }
