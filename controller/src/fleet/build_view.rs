@@ -35,9 +35,20 @@ impl FleetState {
         self.update_loss_guard(now);
         let mut placements = self.model_placements();
         let mut models = BTreeMap::new();
+        let stored = &self.stored;
+        self.replaced
+            .retain(|name| stored.models.contains_key(name) && !stored.stable.contains_key(name));
         for (name, desired) in &self.stored.models {
             let placement = placements.remove(name).unwrap_or_default();
-            let view = self.model_view(name, desired, placement);
+            let mut view = self.model_view(name, desired, placement);
+            let revisions = view.endpoints.revisions;
+            if revisions.stable.is_none() && view.loadable {
+                let revision = revisions.desired;
+                let manifest = view.manifest.as_ref();
+                view.replaced =
+                    self.replaced
+                        .observe(&desired.model, revision, manifest, &view.assigned);
+            }
             models.insert(name.clone(), Arc::new(view));
         }
         let undecoded = self.undecoded_entries();
@@ -219,6 +230,7 @@ impl FleetState {
             manifest: manifest.cloned(),
             loadable,
             fetch: fetch.cloned(),
+            replaced: None,
             stable_manifest: stable.and_then(|stable| stable.manifest.clone()),
             failed_revision: failed
                 .filter(|failed| failed.revision == revisions.desired)

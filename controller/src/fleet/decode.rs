@@ -17,6 +17,7 @@ use super::records::{
 use flotilla_dispatch::{QualityRecord, TaskView};
 
 use super::manifests;
+use super::replaced_revisions::ModelAtRevision;
 use crate::store::keys::{self, StoreKey};
 
 /// A decoded entry of the store. The variants are those of [`StoreKey`], which documents them.
@@ -25,7 +26,7 @@ pub(super) enum StoredValue {
     Task(TaskName, Box<TaskView>),
     Router(RouterSpec),
     Quality(TaskName, ModelName, QualityRecord),
-    StableRevision(ModelName, StableModel),
+    StableRevision(ModelName, ModelAtRevision),
     FailedRevision(ModelName, FailedRevisionRecord),
     Node(NodeName, NodeRecord),
     NodeOperation(NodeName, NodeOperationRecord),
@@ -51,15 +52,6 @@ pub(super) struct DesiredModelState {
     pub(super) stored_revision: StoreRevision,
     /// When the model was first applied, in seconds since 1970.
     pub(super) created: u64,
-}
-
-/// The last revision of a model that all replicas served.
-pub(super) struct StableModel {
-    pub(super) revision: ModelRevision,
-    /// The spec of that revision.
-    pub(super) model: Arc<Model>,
-    /// The model files of that revision, if controllers deliver them.
-    pub(super) manifest: Option<Arc<Manifest>>,
 }
 
 /// Decodes the value under `key`, which the store's `revision` wrote. Returns it with the paths of the
@@ -114,7 +106,7 @@ impl Decoder {
             StoreKey::StableRevision(name) => {
                 let record: StableRecord = self.json(&value)?;
                 let model: Model = self.resource(record.resource)?;
-                let stable = StableModel {
+                let stable = ModelAtRevision {
                     revision: manifests::model_revision(&model, record.manifest.as_ref()),
                     model: Arc::new(model),
                     manifest: record.manifest.map(Arc::new),

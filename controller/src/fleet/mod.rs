@@ -22,6 +22,7 @@ mod node;
 mod node_health;
 mod node_report;
 pub(crate) mod records;
+mod replaced_revisions;
 mod staged_store;
 mod state;
 mod store_availability;
@@ -38,5 +39,6 @@ pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
     LinkRecord, NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
+pub use replaced_revisions::ModelAtRevision;
 pub(crate) use staged_store::has_fleet;
 pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView, UndecodedEntries};

@@ -16,6 +16,7 @@ use super::join_refusals::JoinRefusals;
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
 use super::node::NodeState;
+use super::replaced_revisions::ReplacedRevisions;
 use super::staged_store::{self, StagedStore};
 use super::store_availability::StoreAvailability;
 use super::stored_fleet_state::StoredFleetState;
@@ -62,6 +63,7 @@ pub(super) struct FleetState {
     pub(super) ignored: IgnoredParts,
     pub(super) nodes: BTreeMap<NodeName, NodeState>,
     pub(super) failures: LoadFailures,
+    pub(super) replaced: ReplacedRevisions,
     pub(super) measured_memory: MeasuredMemory,
     /// Which lost nodes may have their models placed elsewhere.
     pub(super) loss_guard: LossGuard,
@@ -87,6 +89,7 @@ impl FleetState {
             ignored: IgnoredParts::default(),
             nodes: BTreeMap::new(),
             failures: LoadFailures::default(),
+            replaced: ReplacedRevisions::default(),
             measured_memory: MeasuredMemory::default(),
             loss_guard: LossGuard::default(),
         }
@@ -395,6 +398,7 @@ impl FleetState {
             StoreKey::Model(name) => {
                 self.failures.clear_model(name);
                 self.measured_memory.remove_model(name);
+                self.replaced.forget(name);
             }
             // The revision is tried again.
             StoreKey::FailedRevision(name) => self.failures.clear_model(name),

@@ -7,9 +7,11 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 
-use super::decode::{DesiredModelState, StableModel, StoredValue};
+use super::decode::{DesiredModelState, StoredValue};
 use super::ignored_parts::IgnoredParts;
-use super::{ControllerRecord, FailedRevisionRecord, ModelManifests, NodeOperationRecord};
+use super::{
+    ControllerRecord, FailedRevisionRecord, ModelAtRevision, ModelManifests, NodeOperationRecord,
+};
 use crate::store::keys::{self, StoreKey};
 use flotilla_dispatch::RoutingView;
 
@@ -21,7 +23,7 @@ pub(super) struct StoredFleetState {
     /// The running controllers, by id.
     pub(super) controllers: BTreeMap<String, ControllerRecord>,
     pub(super) models: BTreeMap<ModelName, DesiredModelState>,
-    pub(super) stable: BTreeMap<ModelName, StableModel>,
+    pub(super) stable: BTreeMap<ModelName, ModelAtRevision>,
     pub(super) failed: BTreeMap<ModelName, FailedRevisionRecord>,
     pub(super) routing: Arc<RoutingView>,
     pub(super) manifests: Arc<ModelManifests>,

@@ -16,8 +16,8 @@ use flotilla_gateway::Readiness;
 use flotilla_proto::v1::ModelPhase;
 
 use super::{
-    ControllerRecord, FailedRevisionRecord, FetchRecord, JoinRefusal, LinkRecord, ModelManifests,
-    NodeLink, NodeOperationRecord, NodeRecord, NodeReport,
+    ControllerRecord, FailedRevisionRecord, FetchRecord, JoinRefusal, LinkRecord, ModelAtRevision,
+    ModelManifests, NodeLink, NodeOperationRecord, NodeRecord, NodeReport,
 };
 use crate::store;
 
@@ -111,6 +111,8 @@ pub struct ModelView {
     pub fetch: Option<FetchRecord>,
     /// The manifest of the stable revision, if controllers deliver its files.
     pub stable_manifest: Option<Arc<Manifest>>,
+    /// While no revision is stable: the last earlier revision that a node was assigned.
+    pub replaced: Option<ModelAtRevision>,
     /// The failure of the desired revision, if it failed to load.
     pub failed_revision: Option<FailedRevisionRecord>,
     /// The nodes that the model is assigned to, with the revision to serve, whether they are ready

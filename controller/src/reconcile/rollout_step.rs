@@ -21,6 +21,9 @@ pub(super) enum RolloutAction {
     Surge(NodeName),
     /// Records the target revision as the stable revision: all replicas serve it.
     MarkStable,
+    /// Records the revision that the desired one replaces as the stable revision, before any replica changes:
+    /// no other is recorded, and a replica serves it.
+    MarkReplacedStable,
     /// Records that the desired revision failed to load on this node, and returns to the stable
     /// revision.
     RollBack(NodeName),
@@ -36,6 +39,8 @@ pub(super) struct RolloutState<'a> {
     pub(super) replicas: Vec<RolloutReplica<'a>>,
     /// The next step, regardless of how many replicas there are.
     pub(super) step: RolloutStep<'a>,
+    /// Whether the revision that the desired one replaces must be recorded first.
+    pub(super) serves_replaced: bool,
 }
 
 impl<'a> RolloutState<'a> {
@@ -85,10 +90,17 @@ impl<'a> RolloutState<'a> {
         if let RolloutStep::RollBack(_) | RolloutStep::RollBackFailing(_) = step {
             revisions.failed = Some(revisions.desired);
         }
+        let serves_replaced = model.replaced.as_ref().is_some_and(|replaced| {
+            let serves = |r: &RolloutReplica<'_>| {
+                r.assigned == replaced.revision && r.readiness.serves(replaced.revision)
+            };
+            replaced.revision != revisions.desired && replicas.iter().any(serves)
+        });
         Self {
             revisions,
             replicas,
             step,
+            serves_replaced,
         }
     }
 

@@ -15,6 +15,9 @@ pub(super) fn action(
     count: u32,
     fits_twice: impl Fn(&NodeName) -> bool,
 ) -> RolloutAction {
+    if rollout.serves_replaced {
+        return RolloutAction::MarkReplacedStable;
+    }
     let nodes = match &rollout.step {
         RolloutStep::Wait => return RolloutAction::Wait,
         RolloutStep::Complete => return RolloutAction::MarkStable,
@@ -91,6 +94,7 @@ mod tests {
             step: rollout::next_step(revisions, &replicas, TrialState::Passed),
             revisions,
             replicas,
+            serves_replaced: false,
         }
     }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use flotilla_core::artifact::Manifest;
 use flotilla_core::json_value;
 use flotilla_core::placement::{self, Assignment, PlacementPlan};
 use flotilla_core::revision_trial::RevisionHealth;
+use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
 use super::Observations;
@@ -134,7 +136,10 @@ impl ModelRollout<'_> {
             }
             // The later passes go back step by step: replicas that answer most requests are needed.
             RolloutAction::RollBack(_) | RolloutAction::RollBackFailing(_) => Vec::new(),
-            RolloutAction::Wait | RolloutAction::Surge(_) | RolloutAction::MarkStable => Vec::new(),
+            RolloutAction::Wait
+            | RolloutAction::Surge(_)
+            | RolloutAction::MarkStable
+            | RolloutAction::MarkReplacedStable => Vec::new(),
         }
     }
 
@@ -144,6 +149,12 @@ impl ModelRollout<'_> {
         let mark = match action {
             RolloutAction::Wait | RolloutAction::Change(_) | RolloutAction::Surge(_) => None,
             RolloutAction::MarkStable => mark_stable(name, model, self.target),
+            RolloutAction::MarkReplacedStable => {
+                let replaced = model.replaced.as_ref()?;
+                tracing::info!(model = %name, "recording the first revision, which is replaced already");
+                let manifest = replaced.manifest.as_deref();
+                Some(stable_record(name, &replaced.model, manifest))
+            }
             RolloutAction::RollBack(node) => {
                 let failure = model.failures.get(node);
                 let error = failure.map_or(String::new(), |failure| failure.error.clone());
@@ -190,16 +201,18 @@ fn mark_stable(name: &ModelName, model: &ModelView, target: ModelRevision) -> Op
         return None;
     }
     let (served, manifest) = model.at_revision(target)?;
+    Some(stable_record(name, served, manifest))
+}
+
+/// Records a model, as it is at one of its revisions, as the stable revision.
+fn stable_record(name: &ModelName, served: &Model, manifest: Option<&Manifest>) -> StoreWrite {
     // The resource was parsed from JSON, so that converting it back cannot fail.
     let resource = json_value::to_value(served).unwrap_or_default();
     let record = StableRecord {
         resource,
         manifest: manifest.cloned(),
     };
-    Some(StoreWrite::put(
-        keys::stable_revision(name),
-        encode(&record),
-    ))
+    StoreWrite::put(keys::stable_revision(name), encode(&record))
 }
 
 /// Records why the desired revision has failed.
@@ -221,8 +234,11 @@ pub(super) mod tests {
     use flotilla_core::rollout::ModelRevisions;
     use flotilla_core::spec::{Model, ModelSpec};
     use flotilla_dispatch::ModelEndpoints;
+    use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
     use super::*;
+    use crate::fleet::{ModelAtRevision, NodeReport};
+    use crate::reconcile::problem::tests::node;
     use crate::store::{EmbeddedStore, Store, StoreError};
 
     const STABLE: ModelRevision = ModelRevision(1);
@@ -245,6 +261,7 @@ pub(super) mod tests {
             loadable: true,
             fetch: None,
             stable_manifest: None,
+            replaced: None,
             failed_revision: None,
             assigned: (0..replicas).map(|i| (node(i), DESIRED)).collect(),
             failures: Default::default(),
@@ -279,6 +296,61 @@ pub(super) mod tests {
         assert_eq!(changed(failing(80)), 8);
         let node = NodeName::new("n0").unwrap();
         assert_eq!(changed(RolloutAction::RollBack(node)), 0);
+    }
+
+    #[test]
+    fn first_revision_that_is_replaced_at_once_is_recorded_before_a_replica_changes() {
+        let node_name = NodeName::new("n0").unwrap();
+        let name = ModelName::new("m").unwrap();
+        let replaced_model = |is_replaced: bool| {
+            let mut model = model(1);
+            let spec = model.endpoints.model.clone();
+            let revisions = ModelRevisions {
+                stable: None,
+                ..model.endpoints.revisions
+            };
+            model.endpoints = Arc::new(ModelEndpoints::new(spec.clone(), revisions, Vec::new()));
+            model.assigned = [(node_name.clone(), STABLE)].into();
+            model.replaced = is_replaced.then(|| ModelAtRevision {
+                revision: STABLE,
+                model: Arc::new(spec),
+                manifest: None,
+            });
+            model
+        };
+        let node = Arc::new(node(&node_name, &name));
+        let plan_with = |phase: ModelPhase, model: ModelView| {
+            let status = ModelStatus {
+                name: name.to_string(),
+                revision: STABLE.0,
+                phase: i32::from(phase),
+                ..ModelStatus::default()
+            };
+            node.report.store(Arc::new(NodeReport {
+                models: vec![status],
+                ..NodeReport::default()
+            }));
+            let view = FleetView {
+                synced: true,
+                nodes: [(node_name.clone(), node.clone())].into(),
+                models: [(name.clone(), Arc::new(model))].into(),
+                ..FleetView::default()
+            };
+            plan(&view, &Observations::default(), Instant::now())
+        };
+        let planned = plan_with(ModelPhase::Ready, replaced_model(true));
+        assert!(planned.placement.is_empty(), "{planned:?}");
+        let [_, StoreWrite::Put { key, .. }] = &planned.marks[..] else {
+            panic!("{planned:?}");
+        };
+        assert_eq!(*key, keys::stable_revision(&name));
+        // Nothing serves it: there is nothing to return to.
+        let unserved = plan_with(ModelPhase::Failed, replaced_model(true));
+        let first = plan_with(ModelPhase::Ready, replaced_model(false));
+        for planned in [unserved, first] {
+            assert!(planned.marks.is_empty(), "{planned:?}");
+            assert_eq!(planned.placement.len(), 1, "{planned:?}");
+        }
     }
 
     #[tokio::test]

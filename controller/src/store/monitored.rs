@@ -33,9 +33,12 @@ impl MonitoredStore {
         }
     }
 
-    /// Returns a receiver of the error for which the store takes no changes, while there is one.
+    /// Returns a receiver of the error for which the store takes no changes, while there is one. The present
+    /// value counts as a change: it may have been set before anybody has asked.
     pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
-        self.blocked.subscribe()
+        let mut blocked = self.blocked.subscribe();
+        blocked.mark_changed();
+        blocked
     }
 
     /// Checks the store from time to time until `stop` is cancelled.
@@ -155,6 +158,7 @@ mod tests {
         let blocked = monitored.blocked();
         let refused = monitored.record::<()>(true, Err(StoreError::EtcdFull));
         assert!(refused.is_err() && blocked.borrow().is_some());
+        assert!(monitored.blocked().has_changed().unwrap());
         let delete = StoreWrite::Delete { key: "/a".into() };
         monitored.write(vec![delete]).await.unwrap();
         assert!(blocked.borrow().is_some());
