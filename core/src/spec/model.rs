@@ -40,6 +40,11 @@ pub struct ModelSpec {
     /// What the model does, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Name of the model that this one is an adapter of (LoRA). The source is then that of the adapter: a
+    /// GGUF file, or a folder that PEFT has written. It runs in the process of its base, on nodes that serve the
+    /// base. Default: none, the model is no adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<ModelName>,
     /// Where the model's files come from. Required with the engines `auto`, `llama` and `mistral`, not allowed
     /// with others.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +139,7 @@ impl Default for ModelSpec {
     fn default() -> Self {
         Self {
             description: String::new(),
+            base: None,
             source: None,
             format: None,
             engine: EngineKind::Auto,
@@ -206,6 +212,9 @@ impl Model {
         // revision that fails, and the earlier one goes on.
         if let Some(limit) = spec.runner_memory_limit() {
             text.extend(serde_json::to_vec(&("memory", limit)).unwrap_or_default());
+        }
+        if let Some(base) = &spec.base {
+            text.extend(serde_json::to_vec(&("base", base)).unwrap_or_default());
         }
         let digest: [u8; 32] = Sha256::digest(text).into();
         ModelRevision::from_digest(&digest)
