@@ -10,8 +10,8 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use super::prefix_cache::{Entry, Place, PrefixCache};
-use super::reading_pace::ReadingPace;
+use super::prefix_cache::{Entry, Place, PrefixCache, Reuse};
+use super::reading_pace::{ReadingPace, StepTokens};
 use super::sequence::{Sequence, Task};
 use super::step_plan::{PendingTokens, plan_step};
 use super::thread_status::ThreadStatus;
@@ -45,13 +45,14 @@ impl<'model> Decoder<'model> {
     pub(super) fn new(
         context: LlamaContext<'model>,
         limit: usize,
+        reuse: Reuse,
         end_tokens: Arc<[u32]>,
         status: Arc<ThreadStatus>,
     ) -> Self {
         let tokens = context.n_batch() as usize;
         Self {
             batch: LlamaBatch::new(tokens, 1),
-            cache: PrefixCache::new(limit),
+            cache: PrefixCache::new(limit, reuse),
             pace: ReadingPace::new(tokens),
             context,
             limit,
@@ -129,7 +130,7 @@ impl<'model> Decoder<'model> {
             Some(source) => self.clear(slot, 0) && self.copy(source, slot, reused),
             None => self.clear(slot, reused),
         };
-        // A model with a state instead of a cache cannot go back.
+        // Some caches cannot go back, either.
         let reused = if is_ready {
             reused
         } else {
@@ -171,6 +172,8 @@ impl<'model> Decoder<'model> {
         let began = Instant::now();
         self.status.begin(tokens);
         let decoded = self.context.decode(&mut self.batch);
+        // An accelerator computes beside this thread.
+        self.context.synchronize();
         let time = began.elapsed();
         if let Err(error) = decoded {
             self.status.end();
@@ -184,13 +187,9 @@ impl<'model> Decoder<'model> {
         }
         self.take_logits(&wanted);
         self.status.end();
-        let read: usize = pending
-            .iter()
-            .zip(&plan)
-            .filter(|(pending, _)| pending.unread > 0)
-            .map(|(_, tokens)| tokens)
-            .sum();
-        self.pace.learn(read, time);
+        if let Some(step) = step_tokens(&pending, &plan) {
+            self.pace.learn(step, time);
+        }
         if let Some(speed) = self.pace.speed() {
             self.status.set_reading_speed(speed);
         }
@@ -263,5 +262,36 @@ impl<'model> Decoder<'model> {
 fn pending(sequence: &Sequence) -> PendingTokens {
     PendingTokens {
         unread: sequence.unread(),
+        is_scored: sequence.is_scored(),
+    }
+}
+
+/// What a planned step computes. `None` if it scores a prompt, whose tokens take longer than others.
+fn step_tokens(pending: &[PendingTokens], plan: &[usize]) -> Option<StepTokens> {
+    let mut step = StepTokens {
+        read: 0,
+        written: 0,
+    };
+    for (sequence, tokens) in pending.iter().zip(plan) {
+        match sequence.unread {
+            0 => step.written += tokens,
+            _ if sequence.is_scored && *tokens > 0 => return None,
+            _ => step.read += tokens,
+        }
+    }
+    Some(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_that_scores_a_prompt_says_nothing_of_how_fast_others_are_read() {
+        let pending = |unread, is_scored| PendingTokens { unread, is_scored };
+        let sequences = [pending(0, false), pending(100, false), pending(50, true)];
+        let step = step_tokens(&sequences, &[1, 40, 0]).unwrap();
+        assert_eq!((step.read, step.written), (40, 1));
+        assert!(step_tokens(&sequences, &[1, 40, 9]).is_none());
     }
 }

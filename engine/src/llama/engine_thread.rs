@@ -81,6 +81,15 @@ impl<T> EngineThread<T> {
         )
     }
 
+    /// The error of a request that could not be prepared: `error`, unless the thread has ended and with it the
+    /// vocabulary of the model.
+    pub(super) fn explain(&self, error: RequestError) -> RequestError {
+        match self.sender.lock().is_some() {
+            true => error,
+            false => self.stopped(),
+        }
+    }
+
     /// Ends the thread, and waits until it has freed its context.
     pub(super) async fn end(&self) {
         drop(self.sender.lock().take());

@@ -94,7 +94,7 @@ fn load_here(
             return Err(explain(header, problem));
         }
     };
-    let tokenizer = Tokenizer::new(model.clone(), plan.pipeline == Pipeline::Embedding);
+    let tokenizer = Tokenizer::new(&model, plan.pipeline == Pipeline::Embedding);
     let tokenizer = Arc::new(tokenizer);
     let templates = match &spec.options.chat_template {
         Some(template) => vec![("default".to_owned(), template.clone())],

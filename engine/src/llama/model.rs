@@ -22,6 +22,7 @@ use super::embedder::{EmbedTask, Embedder};
 use super::engine_thread::EngineThread;
 use super::load::LoadedFile;
 use super::load_plan::LoadPlan;
+use super::prefix_cache::Reuse;
 use super::sequence::Task;
 use super::thread_status::ThreadStatus;
 use super::tokenizer::Tokenizer;
@@ -73,10 +74,14 @@ impl LlamaModel {
         let end_tokens = text_model.vocabulary.end_tokens.clone();
         let sequences = plan.sequences;
         let limit = sequences as usize;
+        let reuse = match model.is_recurrent() || model.is_hybrid() {
+            true => Reuse::WholeSequence,
+            false => Reuse::AnyBeginning,
+        };
         let worker = match pipeline {
             Pipeline::Text => {
                 let run = move |context: LlamaContext<'_>, tasks: &Receiver<Task>, status| {
-                    Decoder::new(context, limit, end_tokens, status).run(tasks);
+                    Decoder::new(context, limit, reuse, end_tokens, status).run(tasks);
                 };
                 Worker::Text(Arc::new(start_thread(model, plan, run).await?))
             }
@@ -166,9 +171,10 @@ impl LoadedModel for LlamaModel {
         let speed = thread.reading_speed();
         let prepare = move || PreparedRequest::new(request, &model, speed);
         let prepared = match may_take_long {
-            true => self.preparation.run(prepare).await?,
-            false => prepare()?,
+            true => self.preparation.run(prepare).await,
+            false => prepare(),
         };
+        let prepared = prepared.map_err(|error| thread.explain(error))?;
         let choice = ChoiceTask {
             prepared,
             model: self.text_model.clone(),
@@ -185,7 +191,8 @@ impl LoadedModel for LlamaModel {
                 format!("The model '{}' does not make embeddings.", request.model),
             ));
         };
-        let inputs = self.embed_inputs(&request).await?;
+        let inputs = self.embed_inputs(&request).await;
+        let inputs = inputs.map_err(|error| thread.explain(error))?;
         let prompt_tokens = inputs.iter().map(|tokens| tokens.len() as u32).sum();
         let (sender, vectors) = tokio::sync::oneshot::channel();
         thread.send(EmbedTask {

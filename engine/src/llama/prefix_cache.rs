@@ -7,9 +7,19 @@ const WORTH_WAITING: usize = WORTH_COPYING;
 /// takes as long as reading a few tokens.
 const WORTH_COPYING: usize = 64;
 
+/// What of a computed sequence a prompt can continue from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// Any beginning of it.
+    AnyBeginning,
+    /// All of it or nothing: the model has one state of a sequence, which cannot go back.
+    WholeSequence,
+}
+
 /// The sequences of a context. Each has an index, which is llama.cpp's id of the sequence.
 #[derive(Debug)]
 pub(super) struct PrefixCache {
+    reuse: Reuse,
     slots: Vec<Slot>,
     /// Counts the uses of slots, to order them.
     uses: u64,
@@ -56,8 +66,9 @@ pub(super) enum Entry {
 
 impl PrefixCache {
     /// A cache of this many sequences.
-    pub(super) fn new(slots: usize) -> Self {
+    pub(super) fn new(slots: usize, reuse: Reuse) -> Self {
         Self {
+            reuse,
             slots: vec![Slot::default(); slots],
             uses: 0,
         }
@@ -71,7 +82,7 @@ impl PrefixCache {
             true => &[],
             false => &prompt[..prompt.len().saturating_sub(1)],
         };
-        let common = |slot: &Slot| common_length(&slot.computed, reusable);
+        let common = |slot: &Slot| self.reusable_length(slot, reusable);
         let best = (0..self.slots.len()).max_by_key(|index| {
             let slot = &self.slots[*index];
             // Of equals, one that needs no copy.
@@ -79,7 +90,8 @@ impl PrefixCache {
         })?;
         let reused = common(&self.slots[best]);
         let is_read_by_another = self.slots.iter().any(|slot| {
-            slot.state == SlotState::Active
+            self.reuse == Reuse::AnyBeginning
+                && slot.state == SlotState::Active
                 && common_length(&slot.prompt, reusable) >= reused + WORTH_WAITING
         });
         if is_read_by_another {
@@ -141,6 +153,16 @@ impl PrefixCache {
         self.slots[slot].computed.clear();
     }
 
+    /// The number of tokens of a slot that a prompt which begins with `reusable` continues from.
+    fn reusable_length(&self, slot: &Slot, reusable: &[u32]) -> usize {
+        let common = common_length(&slot.computed, reusable);
+        let is_whole = common == slot.computed.len() && matches!(slot.state, SlotState::Kept(_));
+        match self.reuse {
+            Reuse::WholeSequence if !is_whole => 0,
+            Reuse::WholeSequence | Reuse::AnyBeginning => common,
+        }
+    }
+
     fn free_slot(&self, source: Option<usize>) -> Option<usize> {
         let free = |slot: &Slot| slot.state == SlotState::Free;
         let free = self.slots.iter().position(free);
@@ -199,7 +221,7 @@ mod tests {
 
     #[test]
     fn conversation_goes_on_where_its_last_answer_ended() {
-        let mut cache = PrefixCache::new(2);
+        let mut cache = PrefixCache::new(2, Reuse::AnyBeginning);
         complete(&mut cache, &tokens(0..100));
         assert_eq!(complete(&mut cache, &tokens(0..150)), place(0, 100, None));
         // The same prompt once more: its last token is computed anew.
@@ -210,7 +232,7 @@ mod tests {
 
     #[test]
     fn beginning_is_copied_where_the_rest_is_worth_keeping() {
-        let mut cache = PrefixCache::new(4);
+        let mut cache = PrefixCache::new(4, Reuse::AnyBeginning);
         complete(&mut cache, &tokens(0..200));
         let other = [tokens(0..40), tokens(500..520)].concat();
         assert_eq!(complete(&mut cache, &other), place(1, 0, None));
@@ -221,7 +243,7 @@ mod tests {
 
     #[test]
     fn beginning_of_a_running_sequence_is_copied() {
-        let mut cache = PrefixCache::new(2);
+        let mut cache = PrefixCache::new(2, Reuse::AnyBeginning);
         let running = begin(&mut cache, &tokens(0..100));
         cache.extend(running.slot, &tokens(0..100));
         let other = [tokens(0..80), tokens(500..520)].concat();
@@ -230,7 +252,7 @@ mod tests {
 
     #[test]
     fn prompt_waits_for_another_that_reads_its_beginning() {
-        let mut cache = PrefixCache::new(3);
+        let mut cache = PrefixCache::new(3, Reuse::AnyBeginning);
         let first = begin(&mut cache, &tokens(0..200));
         let second = [tokens(0..80), tokens(500..520)].concat();
         assert_eq!(cache.enter(&second, false), Some(Entry::Wait));
@@ -246,7 +268,7 @@ mod tests {
 
     #[test]
     fn sequence_that_was_used_least_recently_gives_way() {
-        let mut cache = PrefixCache::new(2);
+        let mut cache = PrefixCache::new(2, Reuse::AnyBeginning);
         complete(&mut cache, &tokens(0..100));
         complete(&mut cache, &tokens(200..300));
         complete(&mut cache, &tokens(0..110));
@@ -257,9 +279,24 @@ mod tests {
 
     #[test]
     fn slot_whose_beginning_is_needed_is_used_where_no_other_is_left() {
-        let mut cache = PrefixCache::new(1);
+        let mut cache = PrefixCache::new(1, Reuse::AnyBeginning);
         complete(&mut cache, &tokens(0..100));
         let other = [tokens(0..20), tokens(500..600)].concat();
         assert_eq!(begin(&mut cache, &other), place(0, 20, None));
+    }
+
+    #[test]
+    fn state_of_a_recurrent_model_is_continued_or_computed_anew() {
+        let mut cache = PrefixCache::new(3, Reuse::WholeSequence);
+        complete(&mut cache, &tokens(0..200));
+        assert_eq!(complete(&mut cache, &tokens(0..250)), place(0, 200, None));
+        // It begins like the other one, which nevertheless is kept: its state is of all its tokens.
+        let other = [tokens(0..240), tokens(500..600)].concat();
+        assert_eq!(begin(&mut cache, &other), place(1, 0, None));
+        // Nobody waits for the beginning that another one reads.
+        assert_eq!(begin(&mut cache, &other), place(2, 0, None));
+        cache.extend(1, &other[..100]);
+        cache.end(2);
+        assert_eq!(begin(&mut cache, &other), place(2, 0, None));
     }
 }

@@ -5,59 +5,93 @@
 
 use std::time::Duration;
 
+use crate::reading_speed::ReadingSpeed;
+
 /// How long a step may take. Answers that are written beside a long prompt pause for as long.
 const STEP_TIME: Duration = Duration::from_millis(240);
 /// How long it may take while no answer is written: more tokens at once are read a little faster.
 const IDLE_STEP_TIME: Duration = Duration::from_millis(500);
 /// The fewest tokens that a step reads, whatever it takes: fewer would be read much slower each.
 const LEAST_TOKENS: usize = 16;
-/// The share of the latest step in the speed.
+/// A step of this many tokens reads about as fast as a larger one.
+const EFFICIENT_TOKENS: usize = 64;
+/// The share of the latest step in the pace.
 const LATEST_SHARE: f64 = 0.3;
 
-/// Learns how fast prompts are read.
+/// Learns how many tokens a step can read, and how fast prompts are read.
 #[derive(Debug)]
 pub(super) struct ReadingPace {
     /// The most tokens of one step.
     limit: usize,
-    /// In tokens per second. `None` before the first step.
-    speed: Option<f64>,
+    /// The tokens of prompts that the latest steps read in a second, whatever else they computed. `None` before the
+    /// first step.
+    pace: Option<f64>,
+    /// Learns from the steps that [`is_representative`](Self::is_representative) says.
+    speed: ReadingSpeed,
+}
+
+/// What a step has computed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepTokens {
+    /// The tokens of prompts.
+    pub(super) read: usize,
+    /// The tokens of answers.
+    pub(super) written: usize,
 }
 
 impl ReadingPace {
     /// `limit` is the most tokens of one step.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, speed: None }
+        Self {
+            limit,
+            pace: None,
+            speed: ReadingSpeed::default(),
+        }
     }
 
-    /// How fast prompts are read, in tokens per second. `None` before the first one.
+    /// How fast a prompt is read that has the node for itself, in tokens per second. `None` before it was learnt.
+    ///
+    /// The speed is that of the fastest of the last steps that were large enough. A token of an answer that the step
+    /// computed as well counts like one of the prompt.
     pub(super) fn speed(&self) -> Option<f64> {
-        self.speed
+        self.speed.best()
     }
 
     /// The number of tokens that the next step reads. `is_writing` says whether answers are written meanwhile.
     pub(super) fn tokens(&self, is_writing: bool) -> usize {
-        let Some(speed) = self.speed else {
+        let Some(pace) = self.pace else {
             return LEAST_TOKENS.min(self.limit);
         };
         let time = match is_writing {
             true => STEP_TIME,
             false => IDLE_STEP_TIME,
         };
-        let tokens = (speed * time.as_secs_f64()) as usize;
+        let tokens = (pace * time.as_secs_f64()) as usize;
         tokens.clamp(LEAST_TOKENS.min(self.limit), self.limit)
     }
 
-    /// Takes note of a step that read this many tokens in `time`.
-    pub(super) fn learn(&mut self, tokens: usize, time: Duration) {
+    /// Takes note of a step that took `time` and whose only outputs were tokens of answers.
+    pub(super) fn learn(&mut self, step: StepTokens, time: Duration) {
         // A step of few tokens takes as long as one without any.
-        if tokens < LEAST_TOKENS.min(self.limit) {
+        if step.read < LEAST_TOKENS.min(self.limit) {
             return;
         }
-        let speed = tokens as f64 / time.as_secs_f64().max(1e-6);
-        self.speed = Some(match self.speed {
-            None => speed,
-            Some(before) => before + LATEST_SHARE * (speed - before),
+        if self.is_representative(step) {
+            let tokens = step.read + step.written;
+            let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+            self.speed.learn(tokens, time);
+        }
+        let latest = step.read as f64 / time.as_secs_f64().max(1e-6);
+        self.pace = Some(match self.pace {
+            None => latest,
+            Some(before) => before + LATEST_SHARE * (latest - before),
         });
+    }
+
+    /// Whether a step read as many tokens as one of a prompt that has the node for itself, or enough to be as fast.
+    /// Smaller ones, beside answers, are slower for each token, since each step reads all weights.
+    fn is_representative(&self, step: StepTokens) -> bool {
+        step.read >= self.tokens(false).min(EFFICIENT_TOKENS)
     }
 }
 
@@ -65,24 +99,31 @@ impl ReadingPace {
 mod tests {
     use super::*;
 
+    fn read(tokens: usize) -> StepTokens {
+        StepTokens {
+            read: tokens,
+            written: 0,
+        }
+    }
+
     #[test]
     fn step_takes_as_long_as_answers_may_pause() {
         let mut pace = ReadingPace::new(512);
         assert_eq!(pace.tokens(true), 16);
-        pace.learn(16, Duration::from_millis(100));
+        pace.learn(read(16), Duration::from_millis(100));
         assert_eq!(pace.tokens(true), 38);
         for _ in 0..50 {
-            pace.learn(32, Duration::from_millis(32));
+            pace.learn(read(32), Duration::from_millis(32));
         }
         assert_eq!(pace.tokens(true), 239);
         assert_eq!(pace.tokens(false), 499);
         // A slow node reads the least, a fast one no more than fits into a step.
         for _ in 0..50 {
-            pace.learn(16, Duration::from_secs(10));
+            pace.learn(read(16), Duration::from_secs(10));
         }
         assert_eq!(pace.tokens(true), 16);
         for _ in 0..50 {
-            pace.learn(512, Duration::from_millis(10));
+            pace.learn(read(512), Duration::from_millis(10));
         }
         assert_eq!(pace.tokens(true), 512);
     }
@@ -90,7 +131,44 @@ mod tests {
     #[test]
     fn step_with_the_rest_of_a_prompt_teaches_nothing() {
         let mut pace = ReadingPace::new(512);
-        pace.learn(3, Duration::from_millis(100));
-        assert_eq!(pace.speed(), None);
+        pace.learn(read(3), Duration::from_millis(100));
+        assert_eq!((pace.pace, pace.speed()), (None, None));
+    }
+
+    /// A node that takes 100 ms for any step, and 5 ms more for each of its tokens.
+    fn time(step: StepTokens) -> Duration {
+        Duration::from_millis(100 + 5 * (step.read + step.written) as u64)
+    }
+
+    fn read_prompts(pace: &mut ReadingPace, written: usize) {
+        for _ in 0..50 {
+            let read = pace.tokens(written > 0);
+            let step = StepTokens { read, written };
+            pace.learn(step, time(step));
+        }
+    }
+
+    #[test]
+    fn speed_of_a_prompt_alone_is_not_learnt_from_small_steps_beside_answers() {
+        let mut pace = ReadingPace::new(256);
+        read_prompts(&mut pace, 0);
+        let alone = pace.speed().unwrap();
+        assert!((140.0..160.0).contains(&alone), "{alone}");
+        read_prompts(&mut pace, 8);
+        assert!(pace.tokens(true) < 32, "{}", pace.tokens(true));
+        assert_eq!(pace.speed(), Some(alone));
+    }
+
+    #[test]
+    fn slow_node_learns_from_the_least_steps_beside_answers_too() {
+        let mut pace = ReadingPace::new(256);
+        let step = StepTokens {
+            read: 16,
+            written: 4,
+        };
+        for _ in 0..3 {
+            pace.learn(step, Duration::from_secs(2));
+        }
+        assert_eq!(pace.speed(), Some(10.0));
     }
 }

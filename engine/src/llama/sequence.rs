@@ -63,6 +63,11 @@ impl Sequence {
         self.task.prompt.len().saturating_sub(self.computed)
     }
 
+    /// Whether the logits after each token of the prompt are needed that is not read yet.
+    pub(super) fn is_scored(&self) -> bool {
+        self.task.scorer.is_some()
+    }
+
     /// Whether nobody reads the answer any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.task.events.is_closed()
@@ -70,7 +75,7 @@ impl Sequence {
 
     /// Whether the logits after the token at this position are needed.
     pub(super) fn needs_logits(&self, position: usize) -> bool {
-        self.task.scorer.is_some() || position + 1 == self.tokens.len()
+        self.is_scored() || position + 1 == self.tokens.len()
     }
 
     /// Takes the logits after the token at `position`. Returns whether the sequence has ended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flotilla_core::generate::{
     ChatMessage, FinishReason, GenerateEvent, GenerateInput, GenerateRequest, JsonSchemaFormat,
-    OutputConstraint,
+    OutputConstraint, RequestError,
 };
 use flotilla_core::spec::{KvCacheType, ModelSpec};
 use futures::StreamExt;
@@ -13,8 +13,10 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::LlamaEngine;
+use super::load::load as load_file;
+use super::model::LlamaModel;
 use crate::test_answers::{Answer, answer, chat, load_with, request, spec};
-use crate::{LoadError, LoadedModel};
+use crate::{LoadControl, LoadError, LoadedModel};
 
 const VALUES: &str = include_str!("../mistral/tests/reference/values.json");
 
@@ -171,6 +173,23 @@ async fn request_whose_client_leaves_makes_room() {
     assert!(model.generate(endless(tokens(5), 3)).await.is_ok());
     let refused = self::answer(&model, endless(tokens(5), 3)).await;
     assert!(refused.is_err(), "an unloaded model answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_are_freed_when_the_model_ends() {
+    let (spec, control) = (spec(&tiny()), LoadControl::default());
+    let loaded = load_file(&spec, Arc::new(|_, _| {}), &control)
+        .await
+        .unwrap();
+    let weights = Arc::downgrade(&loaded.model);
+    let model: Arc<dyn LoadedModel> = Arc::new(LlamaModel::start(loaded).await.unwrap());
+    assert!(weights.upgrade().is_some());
+    model.unload().await;
+    assert!(weights.upgrade().is_none(), "somebody holds the weights");
+    for input in [chat("Hello"), GenerateInput::Text("Hello".into())] {
+        let refused = answer(&model, request(input)).await.unwrap_err();
+        assert!(matches!(refused, RequestError::NodeLost(_)), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 //! between them is split as text: there the mark of [`control_tokens`](crate::chat::control_tokens) stands in those
 //! that a client wrote.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use llama_cpp_2::model::LlamaModel;
@@ -15,7 +15,8 @@ use crate::chat::control_tokens::{AddedToken, ControlTokens, MARK};
 
 /// Splits texts into the tokens of a model.
 pub(super) struct Tokenizer {
-    model: Arc<LlamaModel>,
+    /// The thread of the model owns it, and frees its weights when it ends.
+    model: Weak<LlamaModel>,
     /// Finds the texts of control tokens. `None` if the model has none.
     finder: Option<AhoCorasick>,
     /// The tokens that are found, in the order of the finder's patterns.
@@ -48,8 +49,8 @@ enum Part<'a> {
 impl Tokenizer {
     /// The tokenizer of a model. `with_end` says whether the token that ends a text is a part of a raw one: an
     /// embedding may be read from it, but an answer cannot follow it.
-    pub(super) fn new(model: Arc<LlamaModel>, with_end: bool) -> Self {
-        let controls: Vec<ControlToken> = control_tokens(&model);
+    pub(super) fn new(model: &Arc<LlamaModel>, with_end: bool) -> Self {
+        let controls: Vec<ControlToken> = control_tokens(model);
         let texts = controls.iter().map(|control| &control.text);
         let finder = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
@@ -77,7 +78,7 @@ impl Tokenizer {
             adds_space: vocab.vocab_type() == llama_cpp_2::vocab::VocabType::SPM
                 && adds_space.as_deref() != Ok("false"),
             controls,
-            model,
+            model: Arc::downgrade(model),
         }
     }
 
@@ -96,8 +97,13 @@ impl Tokenizer {
         found.map(|control| control.id)
     }
 
-    /// Splits a text. A raw one gets the tokens that begin and end a text.
-    pub(super) fn encode(&self, text: &str, is_raw: bool) -> Vec<u32> {
+    /// Splits a text. A raw one gets the tokens that begin and end a text. `None` when the model has ended.
+    pub(super) fn encode(&self, text: &str, is_raw: bool) -> Option<Vec<u32>> {
+        let model = self.model.upgrade()?;
+        let split = |text: &str, tokens: &mut Vec<u32>| {
+            let split = model.vocab().tokenize(text.as_bytes(), false, false);
+            tokens.extend(split.iter().map(|token| token.0.cast_unsigned()));
+        };
         let mut tokens = Vec::new();
         let (begin, end) = &self.ends;
         if is_raw {
@@ -108,12 +114,12 @@ impl Tokenizer {
                 Part::Token(token) => tokens.push(token),
                 // The spaces that pieces get are text, tokens that a client wrote are not.
                 Part::Text(text) if self.adds_space && !self.would_have_control(text) => {
-                    self.split(&text.replace(MARK, ""), &mut tokens);
+                    split(&text.replace(MARK, ""), &mut tokens);
                 }
                 // A token never spans a mark: so none is found in what a client wrote.
                 Part::Text(text) => {
-                    for piece in text.split(MARK) {
-                        self.split(piece, &mut tokens);
+                    for piece in text.split(MARK).filter(|piece| !piece.is_empty()) {
+                        split(piece, &mut tokens);
                     }
                 }
             }
@@ -121,7 +127,7 @@ impl Tokenizer {
         if is_raw {
             tokens.extend(end);
         }
-        tokens
+        Some(tokens)
     }
 
     /// Whether a text has control tokens without its marks that llama.cpp finds in any text.
@@ -134,19 +140,14 @@ impl Tokenizer {
         text.contains(MARK) && self.finder.as_ref().is_some_and(found)
     }
 
-    fn split(&self, text: &str, tokens: &mut Vec<u32>) {
-        if !text.is_empty() {
-            let split = self.model.vocab().tokenize(text.as_bytes(), false, false);
-            tokens.extend(split.iter().map(|token| token.0.cast_unsigned()));
-        }
-    }
-
-    /// The bytes of a token. Control tokens have none without `with_controls`.
+    /// The bytes of a token. Control tokens have none without `with_controls`, and no token has any when the model has
+    /// ended.
     pub(super) fn bytes(&self, token: u32, with_controls: bool) -> Vec<u8> {
         let token = LlamaToken(token.cast_signed());
-        self.model
-            .vocab()
-            .token_to_piece(token, with_controls, None)
+        let model = self.model.upgrade();
+        model.map_or_else(Vec::new, |model| {
+            model.vocab().token_to_piece(token, with_controls, None)
+        })
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) fn vocabulary(
         token_text: Box::new(move |token| {
             String::from_utf8_lossy(&text.bytes(token, true)).into_owned()
         }),
-        token_ids: Box::new(move |text, is_raw| Some(ids.encode(text, is_raw))),
+        token_ids: Box::new(move |text, is_raw| ids.encode(text, is_raw)),
         controls: tokenizer.control_tokens(),
         grammars: grammars(model, tokenizer, &ends),
         end_tokens: Arc::from(ends),
