@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use flotilla_core::spec::{self, Accelerator, EngineKind, KvCacheType, ModelSpec};
 
+use super::attention::Attention;
+use super::embedder::MAX_INPUTS;
+use super::pooling::Pooling;
 use crate::LoadError;
 use crate::files::gguf_header::GgufHeader;
 use crate::files::inspection::Inspection;
@@ -14,6 +17,8 @@ use crate::text::context_length::context_length;
 const DEFAULT_CONTEXT: u64 = 4_096;
 /// The architectures that do not write one token after the other: with an encoder for the prompt, or by diffusion.
 const NO_WRITERS: [&str; 5] = ["t5", "dream", "llada", "llada-moe", "rnd1"];
+/// The key of how the embeddings of tokens become one.
+const POOLING: &str = "pooling_type";
 /// GGUF's number for a model that does not make embeddings but ranks documents.
 const RANKS: u64 = 4;
 /// llama.cpp's limit of sequences in a context.
@@ -22,6 +27,9 @@ const MAX_SEQUENCES: u32 = 256;
 const CPU_BATCH: u32 = 256;
 /// The most tokens that a step computes on an accelerator.
 const ACCELERATOR_BATCH: u32 = 512;
+/// The most tokens of an input to embed that a causal model computes at once on a processor: llama.cpp computes and keeps
+/// the logits of each.
+const CPU_EMBEDDING_BATCH: u32 = 128;
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
@@ -29,6 +37,9 @@ pub(super) struct LoadPlan {
     /// The file, or the first part of one that was split.
     pub(super) path: PathBuf,
     pub(super) pipeline: spec::Pipeline,
+    pub(super) attention: Attention,
+    /// How the embeddings of tokens become one. `None` if the file does not say so, which only text may.
+    pub(super) pooling: Option<Pooling>,
     /// The context of one request, in tokens.
     pub(super) context: u32,
     /// The number of requests that are computed at once.
@@ -75,7 +86,8 @@ impl LoadPlan {
         let context = context_length(options, stated.unwrap_or(DEFAULT_CONTEXT))?;
         let is_cpu = spec.accelerator == Some(Accelerator::Cpu) || !has_accelerator();
         let pipeline = options.pipeline.unwrap_or_else(|| pipeline(header));
-        check_use(header, pipeline)?;
+        let attention = Attention::of(header);
+        check_use(header, attention, pipeline)?;
         let context = u32::try_from(context).unwrap_or(u32::MAX);
         let batch = match is_cpu {
             true => CPU_BATCH,
@@ -84,16 +96,26 @@ impl LoadPlan {
         Ok(Self {
             path: dir.join(file),
             pipeline,
+            attention,
+            pooling: pooling(header),
             context,
             sequences: match pipeline {
                 spec::Pipeline::Text => spec.concurrency.min(MAX_SEQUENCES),
                 spec::Pipeline::Embedding => 1,
             },
-            batch: match pipeline {
+            batch: match (pipeline, attention) {
                 // Every answer needs a token in each step.
-                spec::Pipeline::Text => batch.min(context).max(spec.concurrency.min(MAX_SEQUENCES)),
-                // An encoder sees an input as a whole.
-                spec::Pipeline::Embedding => context,
+                (spec::Pipeline::Text, _) => {
+                    batch.min(context).max(spec.concurrency.min(MAX_SEQUENCES))
+                }
+                (spec::Pipeline::Embedding, Attention::Causal) => {
+                    let batch = if is_cpu { CPU_EMBEDDING_BATCH } else { batch };
+                    embedding_batch(batch.min(context))
+                }
+                // The first token looks at the last one.
+                (spec::Pipeline::Embedding, Attention::Full | Attention::Encoder) => {
+                    embedding_batch(context)
+                }
             },
             kv_cache_type: options.kv_cache_type.unwrap_or(KvCacheType::F16),
             flash_attention: options.flash_attention,
@@ -104,27 +126,37 @@ impl LoadPlan {
 
     /// The tokens of all requests that are computed at once, for which memory is reserved.
     pub(super) fn cached_tokens(&self) -> u32 {
-        self.context.saturating_mul(self.sequences)
+        let tokens = self.context.saturating_mul(self.sequences);
+        tokens.max(self.batch)
     }
 }
 
+/// The size of a batch for embeddings with place for `tokens`: llama.cpp aborts the process where it is no multiple of the
+/// number of sequences.
+fn embedding_batch(tokens: u32) -> u32 {
+    let inputs = MAX_INPUTS as u32;
+    tokens.checked_next_multiple_of(inputs).unwrap_or(tokens)
+}
+
 /// Refuses what llama.cpp would load, but compute something else than is asked for.
-fn check_use(header: &GgufHeader, pipeline: spec::Pipeline) -> Result<(), LoadError> {
+fn check_use(
+    header: &GgufHeader,
+    attention: Attention,
+    pipeline: spec::Pipeline,
+) -> Result<(), LoadError> {
     let architecture = header.architecture().unwrap_or_default();
-    let causal = format!("{architecture}.attention.causal");
-    let pooling = header.architecture_number("pooling_type");
     let is_unknown = NO_WRITERS.contains(&architecture);
     match pipeline {
-        spec::Pipeline::Text if is_unknown || header.flag(&causal) == Some(false) => {
+        spec::Pipeline::Text if is_unknown || attention != Attention::Causal => {
             Err(LoadError::Architecture {
                 engine: EngineKind::Llama,
                 name: architecture.to_owned(),
             })
         }
-        spec::Pipeline::Embedding if pooling == Some(RANKS) => Err(LoadError::Spec(
+        spec::Pipeline::Embedding if header.architecture_number(POOLING) == Some(RANKS) => Err(LoadError::Spec(
             "the model ranks documents and makes no embeddings".into(),
         )),
-        spec::Pipeline::Embedding if pooling.is_none_or(|pooling| pooling == 0) => {
+        spec::Pipeline::Embedding if pooling(header).is_none() => {
             Err(LoadError::Spec(
                 "spec.options.pipeline is embedding, but the file does not state how the embeddings of tokens \
                  become one"
@@ -135,9 +167,19 @@ fn check_use(header: &GgufHeader, pipeline: spec::Pipeline) -> Result<(), LoadEr
     }
 }
 
+/// How the embeddings of tokens become one, as a file states it.
+fn pooling(header: &GgufHeader) -> Option<Pooling> {
+    match header.architecture_number(POOLING)? {
+        1 => Some(Pooling::Mean),
+        2 => Some(Pooling::First),
+        3 => Some(Pooling::Last),
+        _ => None,
+    }
+}
+
 /// What a model computes: embeddings if its file states how those of the tokens become one, else text.
 fn pipeline(header: &GgufHeader) -> spec::Pipeline {
-    match header.architecture_number("pooling_type") {
+    match header.architecture_number(POOLING) {
         Some(1..) => spec::Pipeline::Embedding,
         Some(0) | None => spec::Pipeline::Text,
     }
@@ -157,6 +199,14 @@ mod tests {
     use flotilla_core::spec::Dtype;
 
     fn plan(spec: &ModelSpec, pooling: Option<u64>) -> Result<LoadPlan, LoadError> {
+        plan_of("llama", spec, pooling)
+    }
+
+    fn plan_of(
+        architecture: &str,
+        spec: &ModelSpec,
+        pooling: Option<u64>,
+    ) -> Result<LoadPlan, LoadError> {
         let files = ModelFiles::Gguf {
             dir: "/models".into(),
             files: vec![
@@ -166,10 +216,10 @@ mod tests {
         };
         let mut header = GgufHeader::default();
         let values = &mut header.values;
-        values.insert("general.architecture".into(), "llama".into());
-        values.insert("llama.context_length".into(), 16_384.into());
+        values.insert("general.architecture".into(), architecture.into());
+        values.insert(format!("{architecture}.context_length"), 16_384.into());
         if let Some(pooling) = pooling {
-            values.insert("llama.pooling_type".into(), pooling.into());
+            values.insert(format!("{architecture}.pooling_type"), pooling.into());
         }
         LoadPlan::new(spec, &files, &Inspection::Gguf(vec![header]), 2)
     }
@@ -204,6 +254,26 @@ mod tests {
         let mut forced = ModelSpec::default();
         forced.options.pipeline = Some(spec::Pipeline::Embedding);
         assert!(plan(&forced, None).is_err());
+    }
+
+    #[test]
+    fn encoder_computes_a_whole_input_at_once_and_a_causal_model_pieces() {
+        let spec = ModelSpec::default();
+        let planned = plan_of("bert", &spec, Some(1)).unwrap();
+        assert_eq!((planned.context, planned.batch), (8_192, 8_192));
+        assert_eq!(planned.pooling, Some(Pooling::Mean));
+        let planned = plan_of("qwen3", &spec, Some(3)).unwrap();
+        assert_eq!((planned.context, planned.batch), (8_192, 128));
+        assert_eq!(planned.pooling, Some(Pooling::Last));
+        let mut short = ModelSpec::default();
+        short.options.context_length = Some(100);
+        for (architecture, pooling) in [("bert", 1), ("qwen3", 3)] {
+            let planned = plan_of(architecture, &short, Some(pooling)).unwrap();
+            assert_eq!((planned.context, planned.batch), (100, 128));
+            assert_eq!(planned.cached_tokens(), 128);
+        }
+        let refused = plan_of("bert", &spec, None).unwrap_err();
+        assert!(matches!(refused, LoadError::Architecture { .. }));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!
 //! Start reading at [`LlamaEngine`], then [`decoder`], the thread.
 
+mod attention;
 mod backend;
 mod choice;
 mod decoder;
@@ -18,6 +19,7 @@ mod load;
 mod load_plan;
 mod memory;
 mod model;
+mod pooling;
 mod prefix_cache;
 mod reading_pace;
 mod sequence;

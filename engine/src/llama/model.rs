@@ -18,10 +18,11 @@ use llama_cpp_2::model::LlamaModel as EngineModel;
 use super::backend::{backend, with_first_error};
 use super::choice::ChoiceTask;
 use super::decoder::Decoder;
-use super::embedder::{EmbedTask, Embedder};
+use super::embedder::{EmbedTask, Embedder, MAX_INPUTS};
 use super::engine_thread::EngineThread;
 use super::load::LoadedFile;
 use super::load_plan::LoadPlan;
+use super::pooling::Pooling;
 use super::prefix_cache::Reuse;
 use super::sequence::Task;
 use super::thread_status::ThreadStatus;
@@ -32,8 +33,6 @@ use crate::text::text_model::TextModel;
 use crate::text::token_ids;
 use crate::{GenerateEvents, LoadError, LoadedModel};
 
-/// The most inputs that are embedded at once.
-const EMBED_BATCH: usize = 32;
 /// llama.cpp's numbers for the use of flash attention.
 const FLASH_ATTENTION_OFF: i32 = 0;
 const FLASH_ATTENTION_ON: i32 = 1;
@@ -86,8 +85,10 @@ impl LlamaModel {
                 Worker::Text(Arc::new(start_thread(model, plan, run).await?))
             }
             Pipeline::Embedding => {
-                let run = |context: LlamaContext<'_>, tasks: &Receiver<EmbedTask>, status| {
-                    Embedder::new(context, status).run(tasks);
+                // The plan has refused a file without.
+                let pooling = plan.pooling.unwrap_or(Pooling::Mean);
+                let run = move |context: LlamaContext<'_>, tasks: &Receiver<EmbedTask>, status| {
+                    Embedder::new(context, pooling, status).run(tasks);
                 };
                 Worker::Embedding(start_thread(model, plan, run).await?)
             }
@@ -142,7 +143,7 @@ impl LoadedModel for LlamaModel {
     }
 
     fn embed_batch(&self) -> usize {
-        EMBED_BATCH
+        MAX_INPUTS
     }
 
     fn file_defaults(&self) -> Option<FileDefaults> {
@@ -271,7 +272,7 @@ fn context<'model>(
     let is_embedding = plan.pipeline == Pipeline::Embedding;
     let sequences = match plan.pipeline {
         Pipeline::Text => plan.sequences,
-        Pipeline::Embedding => EMBED_BATCH as u32,
+        Pipeline::Embedding => MAX_INPUTS as u32,
     };
     let mut params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(plan.cached_tokens()))

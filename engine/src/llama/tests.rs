@@ -18,6 +18,11 @@ use super::model::LlamaModel;
 use crate::test_answers::{Answer, answer, chat, load_with, request, spec};
 use crate::{LoadControl, LoadError, LoadedModel};
 
+mod embeddings;
+mod gguf_writer;
+mod recurrent;
+mod reference_models;
+
 const VALUES: &str = include_str!("../mistral/tests/reference/values.json");
 
 /// A model of random weights, of a Llama's shape.

@@ -13,6 +13,13 @@ use llama_cpp_2::token_type::LlamaTokenAttr;
 
 use crate::chat::control_tokens::{AddedToken, ControlTokens, MARK};
 
+/// The key of a file's kind of vocabulary, and those kinds that may have a space before each text.
+const KIND: &str = "tokenizer.ggml.model";
+const SENTENCE_PIECE: &str = "llama";
+const UNIGRAM: &str = "t5";
+/// The key of whether one has.
+const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+
 /// Splits texts into the tokens of a model.
 pub(super) struct Tokenizer {
     /// The thread of the model owns it, and frees its weights when it ends.
@@ -70,13 +77,18 @@ impl Tokenizer {
                 .filter_map(|token| u32::try_from(token.0).ok());
             ids.collect()
         };
-        let adds_space = model.meta_val_str("tokenizer.ggml.add_space_prefix");
+        let setting = model.meta_val_str(ADD_SPACE);
+        // The crate's own function panics at most kinds of vocabularies.
+        let adds_space = match model.meta_val_str(KIND).as_deref() {
+            Ok(SENTENCE_PIECE) => setting.as_deref() != Ok("false"),
+            Ok(UNIGRAM) => setting.as_deref() == Ok("true"),
+            _ => false,
+        };
         Self {
             // A vocabulary that is too large for a search has none.
             finder: finder.ok().filter(|_| !controls.is_empty()),
             ends: (known(begin.into_iter().collect()), known(end)),
-            adds_space: vocab.vocab_type() == llama_cpp_2::vocab::VocabType::SPM
-                && adds_space.as_deref() != Ok("false"),
+            adds_space,
             controls,
             model: Arc::downgrade(model),
         }
