@@ -29,6 +29,30 @@ pub enum LoadError {
         /// What is there instead.
         problem: String,
     },
+    /// The files are no LoRA adapter.
+    #[error("{path} is no adapter that can be used: {problem}")]
+    NotAnAdapter {
+        /// The folder or file.
+        path: PathBuf,
+        /// What it is or lacks.
+        problem: String,
+    },
+    /// The adapter changes its base in a way that no engine computes.
+    #[error("the adapter {path} cannot be computed: {problem}")]
+    UnsupportedAdapter {
+        /// The file of the adapter.
+        path: PathBuf,
+        /// What it does.
+        problem: String,
+    },
+    /// The adapter does not fit its base.
+    #[error("the adapter {path} was made for another base model: {problem}")]
+    OtherBase {
+        /// The file of the adapter.
+        path: PathBuf,
+        /// Where the two differ.
+        problem: String,
+    },
     /// A file is damaged or incomplete.
     #[error("{path} cannot be served: {problem}")]
     Damaged {
@@ -104,6 +128,16 @@ impl LoadError {
             }
             Self::NotTheFile { .. } => {
                 "fetch the file itself: with `git lfs pull`, or from the address that its host names for downloads"
+            }
+            Self::NotAnAdapter { .. } => {
+                "give the folder of an adapter as PEFT saves it (adapter_config.json, adapter_model.safetensors), or a \
+                 GGUF file of llama.cpp's convert_lora_to_gguf.py"
+            }
+            Self::UnsupportedAdapter { .. } => {
+                "train it as a plain LoRA, or merge it into its base (merge_and_unload of PEFT) and serve the result"
+            }
+            Self::OtherBase { .. } => {
+                "name the model that the adapter was trained on as its base, in the same size and version"
             }
             Self::Damaged { .. } => {
                 "copy the model's files again, all of one version, and compare their sizes with the source's"

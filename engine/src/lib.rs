@@ -25,6 +25,12 @@ mod reading_speed;
 pub mod runner;
 mod simulated;
 #[cfg(test)]
+#[expect(
+    unreachable_pub,
+    reason = "the crate of whole fleets' tests has the same file"
+)]
+mod test_adapters;
+#[cfg(test)]
 mod test_answers;
 mod text;
 mod upstream;

@@ -8,6 +8,8 @@
 //! A test waits for a condition with a deadline, through [`Cluster::wait_until`], never for an amount
 //! of time. Start reading at [`Cluster::builder`].
 
+#[path = "../../engine/src/test_adapters.rs"]
+mod adapters;
 mod agent_settings;
 mod api;
 mod binary;
@@ -31,6 +33,7 @@ mod proxy;
 pub mod soak;
 pub mod telemetry_sink;
 
+pub use adapters::{ConstantWord, write_constant_adapter};
 pub use agent_settings::AgentSettings;
 pub use api::{Api, Counters};
 pub use binary::{flotilla_binary, repository};

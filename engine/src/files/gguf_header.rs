@@ -32,6 +32,8 @@ pub(crate) struct GgufHeader {
 pub(crate) struct GgufTensor {
     pub(crate) name: String,
     pub(crate) elements: u64,
+    /// The sizes of its dimensions, the length of a row first.
+    pub(crate) shape: Vec<u64>,
     /// The number of its type in the format's description.
     pub(crate) kind: u32,
     /// Where its data begins after that of the first tensor, in bytes.
@@ -134,13 +136,12 @@ fn tensor<R: Read>(reader: &mut GgufReader<R>) -> io::Result<GgufTensor> {
     if dimensions > MAX_DIMENSIONS {
         return Err(io::Error::other("it has a tensor of too many dimensions"));
     }
-    let mut elements: u64 = 1;
-    for _ in 0..dimensions {
-        elements = elements.saturating_mul(reader.u64()?);
-    }
+    let shape = (0..dimensions).map(|_| reader.u64());
+    let shape = shape.collect::<io::Result<Vec<u64>>>()?;
     Ok(GgufTensor {
         name,
-        elements,
+        elements: shape.iter().copied().fold(1, u64::saturating_mul),
+        shape,
         kind: reader.u32()?,
         offset: reader.u64()?,
     })

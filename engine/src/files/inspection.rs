@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::error::Category;
 use tokenizers::Tokenizer;
 
 use super::gguf_header::GgufHeader;
@@ -97,7 +99,11 @@ fn inspect_folder(dir: &Path) -> Result<Inspection, LoadError> {
     Ok(Inspection::Folder { config, tensors })
 }
 
-fn inspect_gguf(path: &Path) -> Result<GgufHeader, LoadError> {
+/// Reads the header of a GGUF file.
+///
+/// # Errors
+/// When the file is something else or incomplete.
+pub(super) fn inspect_gguf(path: &Path) -> Result<GgufHeader, LoadError> {
     check_is_data(path)?;
     let header = GgufHeader::read(path).map_err(|error| damaged(path, &describe(&error)))?;
     let bytes = std::fs::metadata(path).map(|metadata| metadata.len());
@@ -113,17 +119,28 @@ fn inspect_gguf(path: &Path) -> Result<GgufHeader, LoadError> {
 }
 
 fn read_config(path: &Path) -> Result<Value, LoadError> {
+    read_json(path)
+}
+
+/// Reads a configuration.
+///
+/// # Errors
+/// When the file cannot be read or has not the fields of a `T`.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     check_is_data(path)?;
     let mut text = Vec::new();
     let file = File::open(path);
     let read = file.and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut text));
     read.map_err(|error| damaged(path, &error.to_string()))?;
-    let parsed: Result<Value, _> = serde_json::from_slice(&text);
-    parsed.map_err(|error| damaged(path, &format!("it is no JSON: {error}")))
+    let parsed = serde_json::from_slice(&text);
+    parsed.map_err(|error| match error.classify() {
+        Category::Data => damaged(path, &error.to_string()),
+        _ => damaged(path, &format!("it is no JSON: {error}")),
+    })
 }
 
 /// Refuses what was saved in a file's place: nothing, a web page, or a pointer of Git LFS.
-fn check_is_data(path: &Path) -> Result<(), LoadError> {
+pub(super) fn check_is_data(path: &Path) -> Result<(), LoadError> {
     let mut beginning = Vec::new();
     let file = File::open(path);
     let read = file.and_then(|file| file.take(256).read_to_end(&mut beginning));
@@ -150,7 +167,7 @@ fn check_is_data(path: &Path) -> Result<(), LoadError> {
     })
 }
 
-fn damaged(path: &Path, problem: &str) -> LoadError {
+pub(super) fn damaged(path: &Path, problem: &str) -> LoadError {
     LoadError::Damaged {
         path: path.to_owned(),
         problem: problem.to_owned(),
@@ -158,7 +175,7 @@ fn damaged(path: &Path, problem: &str) -> LoadError {
 }
 
 /// Says of an end that comes too early what it means.
-fn describe(error: &io::Error) -> String {
+pub(super) fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends inside its header".to_owned(),
         _ => error.to_string(),

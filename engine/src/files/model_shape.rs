@@ -124,6 +124,7 @@ mod tests {
         header.tensors.push(GgufTensor {
             name: EMBEDDINGS.into(),
             elements: 576 * 49_152,
+            shape: vec![576, 49_152],
             kind: 0,
             offset: 0,
         });

@@ -35,14 +35,29 @@ pub(crate) fn weight_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads the header of a file.
+/// Lists the tensors of a file.
+///
+/// # Errors
+/// When the file is no safetensors file, or shorter than its header says.
+pub(crate) fn read_tensors(path: &Path) -> io::Result<Vec<Tensor>> {
+    let (metadata, _) = read_metadata(path)?;
+    let tensors = metadata.tensors().into_iter().map(|(name, tensor)| Tensor {
+        name,
+        elements: tensor.shape.iter().map(|size| *size as u64).product(),
+        dtype: tensor.dtype,
+        dimensions: tensor.shape.len(),
+    });
+    Ok(tensors.collect())
+}
+
+/// Reads the header of a file, and returns it with where the tensors' data begins, in bytes.
 ///
 /// `SafeTensors::read_metadata` would need the whole file in memory: it compares the header with the
 /// length of the data. Only the header is read here; `Metadata` parses and validates it.
 ///
 /// # Errors
 /// When the file is no safetensors file, or shorter than its header says.
-pub(crate) fn read_tensors(path: &Path) -> io::Result<Vec<Tensor>> {
+pub(super) fn read_metadata(path: &Path) -> io::Result<(Metadata, u64)> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut length = [0; 8];
@@ -61,11 +76,5 @@ pub(crate) fn read_tensors(path: &Path) -> io::Result<Vec<Tensor>> {
         let problem = format!("it has {bytes} bytes of {expected}: it was not copied completely");
         return Err(io::Error::other(problem));
     }
-    let tensors = tensors.into_iter().map(|(name, tensor)| Tensor {
-        name,
-        elements: tensor.shape.iter().map(|size| *size as u64).product(),
-        dtype: tensor.dtype,
-        dimensions: tensor.shape.len(),
-    });
-    Ok(tensors.collect())
+    Ok((metadata, 8 + length))
 }

@@ -72,4 +72,6 @@ impl Engine for LlamaEngine {
 }
 
 #[cfg(test)]
+mod adapter_tests;
+#[cfg(test)]
 mod tests;

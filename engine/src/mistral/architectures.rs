@@ -111,6 +111,7 @@ mod tests {
         header.tensors.push(GgufTensor {
             name: "a.weight".into(),
             elements: 1,
+            shape: vec![1],
             kind: 20,
             offset: 0,
         });

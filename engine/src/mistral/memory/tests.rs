@@ -75,6 +75,7 @@ fn smollm2(context: u64, is_gguf: bool) -> Inspection {
             header.tensors.push(GgufTensor {
                 name,
                 elements,
+                shape: vec![elements],
                 kind: 3,
                 offset: 0,
             });
