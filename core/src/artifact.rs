@@ -107,20 +107,26 @@ impl Manifest {
         files.find(|file| file.path.ends_with(".gguf"))
     }
 
-    /// Estimates the memory that the model needs from the size of the weights that a node loads: its GGUF
-    /// file, or the files `*.safetensors` of its folder. Used until a node has read them, which knows in
-    /// which number format it computes.
+    /// Estimates the memory that the model needs from the size of the weights that a node loads. Used until a
+    /// node has read them, which knows in which number format it computes.
     #[must_use]
     pub fn estimated_memory(&self) -> Bytes {
+        memory_of_weights(self.weights().0)
+    }
+
+    /// Returns the size of the weights that a node loads: the GGUF file, or the files `*.safetensors` of the
+    /// folder. An adapter takes as much memory, as it computes in the process of its base.
+    #[must_use]
+    pub fn weights(&self) -> Bytes {
         if let Some(gguf) = self.gguf_file() {
             let parts = gguf_parts(&gguf.path);
             let parts = self.files.iter().filter(|file| parts.contains(&file.path));
-            return memory_of_weights(parts.map(|file| file.size.0).sum());
+            return parts.map(|file| file.size).sum();
         }
         let is_weights =
             |file: &&ArtifactFile| file.path.ends_with(".safetensors") && !file.path.contains('/');
         let weights = self.files.iter().filter(is_weights);
-        memory_of_weights(weights.map(|file| file.size.0).sum())
+        weights.map(|file| file.size).sum()
     }
 }
 
@@ -181,6 +187,7 @@ mod tests {
         let changed = Manifest::new(vec![file("a", 1), file("b/c.gguf", 3)]).unwrap();
         assert_ne!(one.digest(), changed.digest());
         assert_eq!((one.size(), one.estimated_memory()), (Bytes(20), Bytes(12)));
+        assert_eq!(one.weights(), Bytes(10));
     }
 
     #[test]

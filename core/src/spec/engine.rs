@@ -183,6 +183,9 @@ pub struct EngineOptions {
     pub load_error: Option<String>,
 }
 
+/// The options that an adapter has for itself. All others belong to the process of its base.
+pub(super) const ADAPTER_OPTIONS: [&str; 2] = ["chatTemplate", "maxPromptSeconds"];
+
 impl EngineOptions {
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -257,6 +260,25 @@ impl EngineOptions {
     }
 }
 
+/// Returns the rule about the fields that an adapter has.
+fn adapter_rule() -> Value {
+    let options = EngineOptions::default().options().into_iter();
+    let options: Map<String, Value> = options
+        .filter(|(_, name, _)| !ADAPTER_OPTIONS.contains(name))
+        .map(|(_, name, _)| (name.into(), json!({ "type": "null" })))
+        .collect();
+    json!({
+        "if": { "properties": { "base": { "type": "string" } }, "required": ["base"] },
+        "then": {
+            "properties": {
+                "engine": { "enum": [EngineKind::Auto, EngineKind::Llama] },
+                "format": { "type": "null" },
+                "options": { "properties": options },
+            },
+        },
+    })
+}
+
 /// Adds the rules of [`Model::validate`](super::Model::validate) about the fields that each engine reads.
 pub(super) fn add_engine_rules(schema: &mut Schema) {
     use EngineKind::{Auto, Llama, Mistral, Simulated, Upstream};
@@ -296,7 +318,9 @@ pub(super) fn add_engine_rules(schema: &mut Schema) {
             },
         })
     });
-    schema.insert("allOf".into(), rules.to_vec().into());
+    let mut rules = rules.to_vec();
+    rules.push(adapter_rule());
+    schema.insert("allOf".into(), rules.into());
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! reports every invalid field with its path. The doc comments of these types are the reference
 //! of the YAML format.
 
+mod adapter;
 mod changes;
 mod engine;
 mod field_error;

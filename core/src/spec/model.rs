@@ -68,8 +68,9 @@ pub struct ModelSpec {
     /// Default: `5m`.
     pub keep_alive: HumanDuration,
     /// Memory that one replica needs, in bytes or with a unit (`512MiB`). Default: what a node has
-    /// measured; before any node has loaded the model, an estimate from the size of its files. With
-    /// engine `mistral` it is the limit of the process, too, and its change is a new revision.
+    /// measured; before any node has loaded the model, an estimate from the size of its files. Of a model
+    /// with a process of its own it is the limit of the process, too, and its change is a new revision. Of an
+    /// adapter it is what it needs beside its base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// Accelerator that a node must have. Default: any node qualifies.
@@ -131,7 +132,8 @@ impl ModelSpec {
     /// computed in a process of its own.
     #[must_use]
     pub fn runner_memory_limit(&self) -> Option<Bytes> {
-        self.memory.filter(|_| self.engine.computes())
+        let has_process = self.engine.computes() && self.base.is_none();
+        self.memory.filter(|_| has_process)
     }
 }
 
@@ -262,6 +264,7 @@ impl Model {
         check_range(&mut errors, spec.concurrency, 1, "spec.concurrency");
         check_range(&mut errors, spec.queue, 0, "spec.queue");
         self.validate_source(&mut errors);
+        self.validate_adapter(&mut errors);
         spec.validate_request_fields(&mut errors);
         for (option, readers) in spec.options.set_options() {
             let is_read = readers.contains(&spec.engine);
