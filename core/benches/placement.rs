@@ -118,6 +118,8 @@ impl Fleet {
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,
             spec: &model.spec,
+            base: None,
+            uses_accelerator: model.spec.uses_accelerator(),
             target: model.target,
             required: 1,
             memory: ReplicaMemory {
@@ -140,6 +142,7 @@ impl Fleet {
             models: models.collect(),
             current: current.collect(),
             running: Vec::new(),
+            fixed: Vec::new(),
         }
     }
 }

@@ -75,7 +75,7 @@ impl ReplicaScaler {
     }
 
     /// Updates the target for the load at `now`. With a minimum of 0, a model without requests for
-    /// `keep_alive` gets a target of 0.
+    /// `keep_alive` gets a target of 0, until it has requests.
     pub fn observe(
         &mut self,
         bounds: Replicas,
@@ -85,13 +85,15 @@ impl ReplicaScaler {
     ) {
         let in_flight = load.active + load.queued + load.pending;
         let is_unknown = load.unknown_replicas > 0;
+        let has_started = load.started_total > self.started_total;
         if in_flight > 0 || is_unknown || load.started_total != self.started_total {
             self.last_used = now;
             self.started_total = load.started_total;
         }
         self.target = self.target.clamp(bounds.min, bounds.max);
         if self.target == 0 {
-            self.target = u32::from(load.pending > 0);
+            // A model that stays awake for its adapters is used without a wait.
+            self.target = u32::from(in_flight > 0 || has_started);
             return;
         }
         let capacity = f64::from(self.target) * f64::from(load.concurrency.max(1));
@@ -137,6 +139,7 @@ mod tests {
 
     const KEEP_ALIVE: Duration = Duration::from_secs(300);
 
+    #[derive(Clone)]
     struct TestScaler {
         scaler: ReplicaScaler,
         now: Instant,
@@ -283,6 +286,21 @@ mod tests {
             }),
             1
         );
+    }
+
+    #[test]
+    fn model_that_sleeps_with_replicas_wakes_up_when_they_are_used() {
+        let mut test = TestScaler::new(0, 2, 1);
+        let used = |started_total, active| ModelLoad {
+            started_total,
+            ..load(active, 0)
+        };
+        test.observe_for(1, &used(7, 0));
+        assert_eq!(test.observe_for(300, &used(7, 0)), 0);
+        assert_eq!(test.clone().observe_for(1, &used(7, 1)), 1);
+        assert_eq!(test.clone().observe_for(1, &used(8, 0)), 1);
+        // The counters of replicas that leave go with them.
+        assert_eq!(test.observe_for(60, &used(0, 0)), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is missing for an applied resource to work. It is no error: it may come later.
 
-use flotilla_core::spec::{ModelSource, Resource};
+use flotilla_core::ModelName;
+use flotilla_core::spec::{Model, ModelSource, Resource};
 
 use crate::fleet::FleetView;
 
@@ -8,11 +9,13 @@ use crate::fleet::FleetView;
 pub(super) async fn find(resource: &Resource, view: &FleetView) -> Vec<String> {
     match resource {
         Resource::Model(model) => {
-            let warning = match &model.spec.source {
+            let source = match &model.spec.source {
                 Some(source) => missing_source(source, view).await,
                 None => None,
             };
-            warning.into_iter().collect()
+            let base = unusable_base(model, view);
+            let unusable = unusable_for_adapters(model, view);
+            [source, base, unusable].into_iter().flatten().collect()
         }
         Resource::Task(task) => {
             let models = task.spec.models.iter();
@@ -45,5 +48,97 @@ async fn missing_source(source: &ModelSource, view: &FleetView) -> Option<String
             )),
         },
         _ => None,
+    }
+}
+
+/// Returns the warning for an adapter whose base is not there or cannot have adapters.
+fn unusable_base(model: &Model, view: &FleetView) -> Option<String> {
+    let name = model.spec.base.as_ref()?;
+    let Some(base) = view.models.get(name) else {
+        return Some(format!("spec.base: there is no model '{name}' yet"));
+    };
+    let reason = no_base_reason(&base.endpoints.model)?;
+    Some(format!("spec.base: the model '{name}' {reason}"))
+}
+
+/// Returns the warning for a model that cannot have the adapters that name it as their base.
+fn unusable_for_adapters(model: &Model, view: &FleetView) -> Option<String> {
+    let reason = no_base_reason(model)?;
+    let adapters: Vec<&str> = view
+        .adapters_of(model.name())
+        .map(ModelName::as_str)
+        .collect();
+    let names = adapters.join(", ");
+    (!adapters.is_empty())
+        .then(|| format!("the model {reason}, but is the base of the adapters: {names}"))
+}
+
+/// Returns the reason for which a model cannot have adapters, as far as its spec shows it.
+fn no_base_reason(model: &Model) -> Option<String> {
+    let spec = &model.spec;
+    if spec.base.is_some() {
+        return Some("is an adapter itself".into());
+    }
+    let engine = spec.engine;
+    (!engine.has_adapters()).then(|| format!("has engine {engine}, which has no adapters"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::model_view;
+    use flotilla_core::spec::{EngineKind, ModelSpec};
+    use std::sync::Arc;
+
+    fn model(name: &str, engine: EngineKind, base: Option<&str>) -> Model {
+        let spec = ModelSpec {
+            engine,
+            base: base.map(|base| ModelName::new(base).unwrap()),
+            ..ModelSpec::default()
+        };
+        Model::new(ModelName::new(name).unwrap(), spec)
+    }
+
+    #[tokio::test]
+    async fn adapter_whose_base_is_unusable_has_a_warning() {
+        let mut view = FleetView::default();
+        let models = [
+            model("chat", EngineKind::Auto, None),
+            model("remote", EngineKind::Upstream, None),
+            model("tone", EngineKind::Auto, Some("chat")),
+            model("lost", EngineKind::Auto, Some("remote")),
+        ];
+        for model in models {
+            let view_of_model = model_view(model.clone(), 0);
+            let name = model.name().clone();
+            view.models.insert(name, Arc::new(view_of_model));
+        }
+        let warnings = async |model: Model| find(&Resource::Model(model), &view).await;
+        for (base, expected) in [
+            ("chat", None),
+            ("none", Some("spec.base: there is no model 'none' yet")),
+            (
+                "tone",
+                Some("spec.base: the model 'tone' is an adapter itself"),
+            ),
+            (
+                "remote",
+                Some("spec.base: the model 'remote' has engine upstream, which has no adapters"),
+            ),
+        ] {
+            let found = warnings(model("new", EngineKind::Auto, Some(base))).await;
+            assert_eq!(found.first().map(String::as_str), expected);
+        }
+        assert!(
+            warnings(model("chat", EngineKind::Llama, None))
+                .await
+                .is_empty()
+        );
+        assert_eq!(
+            warnings(model("chat", EngineKind::Mistral, None)).await,
+            [
+                "the model has engine mistral, which has no adapters, but is the base of the adapters: tone"
+            ]
+        );
     }
 }

@@ -206,7 +206,10 @@ impl FleetState {
         let served = served.map_or(&desired.model, |stable| &stable.model);
         let specified = served.spec.memory;
         let measured = self.measured_memory.get(name, revisions.target());
-        let estimated = manifest.map(|manifest| manifest.estimated_memory());
+        let estimated = manifest.map(|manifest| match served.spec.base {
+            Some(_) => manifest.weights(),
+            None => manifest.estimated_memory(),
+        });
         // A kind that no node has measured counts as the other one.
         let host = measured.host.or(measured.device);
         let device = measured.device.or(measured.host);

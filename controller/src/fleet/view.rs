@@ -234,6 +234,15 @@ impl NodeView {
 }
 
 impl FleetView {
+    /// Iterates over the names of the adapters of a model.
+    pub fn adapters_of(&self, base: &ModelName) -> impl Iterator<Item = &ModelName> {
+        let adapters = self.models.iter().filter(move |(_, model)| {
+            let spec = &model.endpoints.model.spec;
+            spec.base.as_ref() == Some(base)
+        });
+        adapters.map(|(name, _)| name)
+    }
+
     /// Returns whether the desired state is that of the store, rather than one that is served on while the
     /// store is away or has lost the fleet.
     #[must_use]

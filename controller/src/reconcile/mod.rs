@@ -30,6 +30,8 @@ pub(crate) use explanation::{explain, explain_waits, unplaced};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
 use revision_trials::RevisionTrials;
 use writes::PlannedWrites;
+#[cfg(test)]
+pub(crate) use writes::tests::model_view;
 
 /// Changes within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(5);

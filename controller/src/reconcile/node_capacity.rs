@@ -81,10 +81,7 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
     };
     let spec = &node.record.spec;
     // The memory of its accelerator, for models that use it.
-    let device = |model: &ModelView| {
-        let uses_accelerator = model.endpoints.model.spec.uses_accelerator();
-        spec.device_memory.filter(|_| uses_accelerator)
-    };
+    let device = |model: &ModelView| spec.device_memory.filter(|_| uses_accelerator(view, model));
     let memory = device(model);
     let Some(needed) = model.memory.get(memory.is_some()) else {
         return false;
@@ -97,6 +94,15 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
     let used = sharing.filter_map(|other| other.memory.get(memory.is_some()));
     let used: Bytes = used.sum();
     used + needed <= memory.unwrap_or(spec.memory)
+}
+
+/// Returns whether a model is computed on the accelerator of a node that has one. An adapter is where its base
+/// is.
+pub(super) fn uses_accelerator(view: &FleetView, model: &ModelView) -> bool {
+    let spec = &model.endpoints.model.spec;
+    let base = spec.base.as_ref().and_then(|base| view.models.get(base));
+    let base = base.map(|base| &base.endpoints.model.spec);
+    base.unwrap_or(spec).uses_accelerator()
 }
 
 /// Returns the measured speed and energy of a model, by node, where it ran long enough.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use flotilla_core::placement::{
-    CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, PlacementProblem,
+    CurrentReplica, DeliveredFiles, FixedModel, MeasuredPerformance, ModelDemand, PlacementProblem,
     RunningReplica,
 };
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, NodeName, ReplicaReadiness};
 
 use super::Observations;
+use super::replica_count::AdapterDemand;
 use super::rollout_step::{RolloutAction, RolloutState};
 use super::{node_capacity, replica_count, surge};
 use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
@@ -26,6 +27,10 @@ pub(super) struct ModelInput {
     pub(super) revisions: ModelRevisions,
     /// The next action of its rollout.
     pub(super) action: RolloutAction,
+    /// The model that the revision to serve is an adapter of.
+    base: Option<ModelName>,
+    /// The number of replicas that it should have when no rollout is under way.
+    count: u32,
     /// The number of replicas that it should have now.
     target: u32,
     /// The number of replicas that may displace idle replicas of other models.
@@ -45,13 +50,39 @@ impl ProblemInputs {
         let undecoded = &view.undecoded.models;
         let models = view.models.iter();
         let models = models.filter(|(name, _)| !undecoded.contains_key(*name));
-        let models = models.map(|(name, model)| {
-            let input = ModelInput::new(view, model, observations, now);
-            (name.clone(), input)
+        let rollouts = models.map(|(name, model)| {
+            let rollout = RolloutState::new(view, model, &observations.trials, now);
+            (name, model, rollout)
         });
-        Self {
-            models: models.collect(),
+        // How many replicas a base needs follows from its adapters.
+        let (adapters, others): (Vec<_>, Vec<_>) =
+            rollouts.partition(|(_, model, rollout)| base(model, rollout).is_some());
+        let mut inputs = BTreeMap::new();
+        for (name, model, rollout) in adapters {
+            let demand = AdapterDemand::default();
+            let input = ModelInput::new(view, model, rollout, observations, demand);
+            inputs.insert(name.clone(), input);
         }
+        let demand = AdapterDemand::by_base(inputs.values().filter_map(|input: &ModelInput| {
+            let demand = AdapterDemand {
+                desired: input.count,
+                required: input.required,
+            };
+            Some((input.base.clone()?, demand))
+        }));
+        for (name, model, rollout) in others {
+            let demand = demand.get(name).copied().unwrap_or_default();
+            let input = ModelInput::new(view, model, rollout, observations, demand);
+            inputs.insert(name.clone(), input);
+        }
+        Self { models: inputs }
+    }
+
+    /// Iterates over the adapters of a model, by the revisions to serve.
+    pub(super) fn adapters_of(&self, model: &ModelName) -> impl Iterator<Item = &ModelName> {
+        let inputs = self.models.iter();
+        let adapters = inputs.filter(move |(_, input)| input.base.as_ref() == Some(model));
+        adapters.map(|(name, _)| name)
     }
 
     /// Returns the inputs of a model.
@@ -71,6 +102,8 @@ impl ProblemInputs {
             Some(ModelDemand {
                 name,
                 spec: &model.endpoints.model.spec,
+                base: input.base.as_ref(),
+                uses_accelerator: node_capacity::uses_accelerator(view, model),
                 target: input.target,
                 required: input.required,
                 memory: model.memory,
@@ -79,11 +112,17 @@ impl ProblemInputs {
                 performance: &input.performance,
             })
         });
+        let undecoded = view.undecoded.models.iter();
+        let fixed = undecoded.map(|(name, assigned)| FixedModel {
+            name,
+            nodes: assigned.keys().collect(),
+        });
         PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
             current: self.current_replicas(view, now),
             running: self.running_replicas(view, now),
+            fixed: fixed.collect(),
         }
     }
 
@@ -173,21 +212,35 @@ fn placement_readiness(node: &NodeView, model: &ModelName) -> ReplicaReadiness {
     node.replica_readiness(model)
 }
 
+/// Returns the model that the revision to serve is an adapter of. `None`: it is no adapter.
+fn base<'a>(model: &'a ModelView, rollout: &RolloutState<'_>) -> Option<&'a ModelName> {
+    let served = model.at_revision(rollout.target_revision());
+    let served = served.map_or(&model.endpoints.model, |(served, _)| served);
+    served.spec.base.as_ref()
+}
+
 impl ModelInput {
     /// Assembles the inputs of a model.
-    fn new(view: &FleetView, model: &ModelView, observations: &Observations, now: Instant) -> Self {
-        let rollout = RolloutState::new(view, model, &observations.trials, now);
+    fn new(
+        view: &FleetView,
+        model: &ModelView,
+        rollout: RolloutState<'_>,
+        observations: &Observations,
+        adapters: AdapterDemand,
+    ) -> Self {
         let scaled = observations.scalers.target(model.endpoints.model.name());
-        let count = replica_count::desired(view, model, scaled);
+        let count = replica_count::desired(view, model, scaled, adapters);
         let fits_twice = |node: &NodeName| node_capacity::fits_twice(view, model, node);
         let action = surge::action(&rollout, count, fits_twice);
         let target_revision = rollout.target_revision();
         let failures = model.failures.iter();
         Self {
             revisions: rollout.revisions,
+            base: base(model, &rollout).cloned(),
+            count,
             target: count + surge::extra_replicas(&rollout, &action, count),
             action,
-            required: replica_count::required(model),
+            required: replica_count::required(model, adapters),
             files: model
                 .at_revision(target_revision)
                 .and_then(|(_, manifest)| manifest)

@@ -19,6 +19,9 @@ pub(super) enum RolloutAction {
     /// Adds a second replica with the target revision on another node before the only one, on this
     /// node, changes.
     Surge(NodeName),
+    /// The second replica answers, so that the placement removes the ones on these nodes. Those that it keeps
+    /// because an adapter has no other place get the target revision.
+    EndSurge(Vec<NodeName>),
     /// Records the target revision as the stable revision: all replicas serve it.
     MarkStable,
     /// Records the revision that the desired one replaces as the stable revision, before any replica changes:

@@ -27,8 +27,7 @@ pub(super) fn action(
     };
     if count == 1 {
         if rollout.serves_target() {
-            // The surge is complete: the placement removes the outdated replica.
-            return RolloutAction::Wait;
+            return RolloutAction::EndSurge(nodes.iter().copied().cloned().collect());
         }
         let answering = rollout.replicas.iter().find(|r| r.readiness.is_ready());
         if let Some(only) = answering
@@ -123,7 +122,7 @@ mod tests {
         assert_eq!(extra_replicas(&loading, &next, 1), 1);
         let ready = upgrade(vec![old, replica(&n2, NEW, Some(NEW))]);
         let next = action(&ready, 1, |_| false);
-        assert_eq!(next, RolloutAction::Wait);
+        assert_eq!(next, RolloutAction::EndSurge(vec![n1.clone()]));
         assert_eq!(extra_replicas(&ready, &next, 1), 0);
     }
 

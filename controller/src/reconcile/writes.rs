@@ -64,7 +64,12 @@ pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) 
                 target: input.revisions.target(),
                 plan: &plan,
             };
-            writes.extend(rollout.assignments(&input.action));
+            let ends_surge = matches!(input.action, RolloutAction::EndSurge(_));
+            let adapter_is_missing = ends_surge
+                && inputs
+                    .adapters_of(name)
+                    .any(|adapter| plan.missing.contains_key(adapter));
+            writes.extend(rollout.assignments(&input.action, adapter_is_missing));
             marks.extend(rollout.mark(&input.action));
         }
     }
@@ -114,13 +119,17 @@ struct ModelRollout<'a> {
 }
 
 impl ModelRollout<'_> {
-    /// Returns the assignments of the rollout's next action.
-    fn assignments(&self, action: &RolloutAction) -> Vec<StoreWrite> {
+    /// Returns the assignments of the rollout's next action. `adapter_is_missing` says whether an adapter of
+    /// the model misses a replica.
+    fn assignments(&self, action: &RolloutAction, adapter_is_missing: bool) -> Vec<StoreWrite> {
         let Self { name, target, .. } = *self;
         match action {
             RolloutAction::Change(nodes) => {
                 let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
                 tracing::info!(model = %name, nodes = names.join(", "), "changing the revision");
+                self.assign_target(nodes.iter())
+            }
+            RolloutAction::EndSurge(nodes) if adapter_is_missing => {
                 self.assign_target(nodes.iter())
             }
             // No other node can take the second replica: the only one changes, and requests wait
@@ -138,6 +147,7 @@ impl ModelRollout<'_> {
             RolloutAction::RollBack(_) | RolloutAction::RollBackFailing(_) => Vec::new(),
             RolloutAction::Wait
             | RolloutAction::Surge(_)
+            | RolloutAction::EndSurge(_)
             | RolloutAction::MarkStable
             | RolloutAction::MarkReplacedStable => Vec::new(),
         }
@@ -147,7 +157,10 @@ impl ModelRollout<'_> {
     fn mark(&self, action: &RolloutAction) -> Option<[StoreWrite; 2]> {
         let Self { name, model, .. } = *self;
         let mark = match action {
-            RolloutAction::Wait | RolloutAction::Change(_) | RolloutAction::Surge(_) => None,
+            RolloutAction::Wait
+            | RolloutAction::Change(_)
+            | RolloutAction::Surge(_)
+            | RolloutAction::EndSurge(_) => None,
             RolloutAction::MarkStable => mark_stable(name, model, self.target),
             RolloutAction::MarkReplacedStable => {
                 let replaced = model.replaced.as_ref()?;
@@ -227,7 +240,7 @@ fn mark_failed(name: &ModelName, model: &ModelView, mut reason: String) -> Store
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use flotilla_core::StoreRevision;
@@ -247,12 +260,16 @@ pub(super) mod tests {
     /// A model with this many replicas of the desired revision.
     pub(in crate::reconcile) fn model(replicas: usize) -> ModelView {
         let name = ModelName::new("m").unwrap();
+        model_view(Model::new(name, ModelSpec::default()), replicas)
+    }
+
+    /// A model with this many replicas of the desired revision, on the nodes `n0` and so on.
+    pub(crate) fn model_view(spec: Model, replicas: usize) -> ModelView {
         let revisions = ModelRevisions {
             desired: DESIRED,
             stable: Some(STABLE),
             failed: None,
         };
-        let spec = Model::new(name, ModelSpec::default());
         let node = |i| NodeName::new(&format!("n{i}")).unwrap();
         ModelView {
             endpoints: Arc::new(ModelEndpoints::new(spec, revisions, Vec::new())),
@@ -286,7 +303,7 @@ pub(super) mod tests {
         let rollout = rollout(&model, &plan);
         let changed = |action| {
             assert!(rollout.mark(&action).is_some());
-            rollout.assignments(&action).len()
+            rollout.assignments(&action, false).len()
         };
         let failing = |failures| {
             let requests = 100;
@@ -296,6 +313,22 @@ pub(super) mod tests {
         assert_eq!(changed(failing(80)), 8);
         let node = NodeName::new("n0").unwrap();
         assert_eq!(changed(RolloutAction::RollBack(node)), 0);
+    }
+
+    #[test]
+    fn replica_that_stays_for_an_adapter_at_the_end_of_a_surge_gets_the_target_revision() {
+        let (model, mut plan) = (model(1), PlacementPlan::default());
+        let node = NodeName::new("n0").unwrap();
+        let action = RolloutAction::EndSurge(vec![node.clone()]);
+        assert!(
+            rollout(&model, &plan)
+                .assignments(&action, false)
+                .is_empty()
+        );
+        assert_eq!(rollout(&model, &plan).assignments(&action, true).len(), 1);
+        let replica = rollout(&model, &plan).assignment_on(&node);
+        plan.evict.insert(replica);
+        assert!(rollout(&model, &plan).assignments(&action, true).is_empty());
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(super) fn adopt_running(state: &mut PlacementState<'_>) {
                 let is_allowed = keeps_running(capacity.schedulability)
                     && !used.contains(&node)
                     && filter::violated_constraint(model, capacity).is_none()
+                    && state.missing_base(index, node).is_none()
                     && allocation.insufficient_memory(model).is_none();
                 let is_cordoned = capacity.schedulability != Schedulability::Schedulable;
                 let rank = (is_cordoned, Reverse(score(model, best, allocation)), node);

@@ -16,13 +16,16 @@
 //!   replicas that were placed before they changed.
 //! - **E** The result depends on the input only: not on time, randomness or the order of the input.
 //! - **F** For a replica that could not be placed, [`explain_plan`] gives a reason per node.
+//! - **G** An adapter has replicas only on nodes with a replica of its base. A base that leaves a node takes
+//!   its adapters there along; where it may wait, it leaves only once they answer elsewhere.
 //!
 //! The cost is one pass over the current replicas and one pass over the nodes for each model that
 //! misses a replica; `core/benches/placement.rs` measures it. `filter.rs` has the constraints,
 //! `score.rs` the preferences, `adopt.rs` assigns what runs already, `preempt.rs` makes room for required
-//! replicas, and `solve.rs` combines them.
+//! replicas, `bases.rs` ties adapters to their bases, and `solve.rs` combines them.
 
 mod adopt;
+mod bases;
 mod filter;
 mod placement_state;
 mod preempt;
@@ -31,9 +34,10 @@ mod score;
 mod solve;
 mod unschedulable;
 
+pub use bases::UnusableBase;
 pub use problem::{
-    Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
-    PlacementPlan, PlacementProblem, ReplicaMemory, RunningReplica, Schedulability,
+    Assignment, CurrentReplica, DeliveredFiles, FixedModel, MeasuredPerformance, ModelDemand,
+    NodeCapacity, PlacementPlan, PlacementProblem, ReplicaMemory, RunningReplica, Schedulability,
 };
 pub use solve::{explain_plan, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};

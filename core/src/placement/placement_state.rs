@@ -1,9 +1,10 @@
 //! The working state of the solver: the memory and the disk space left on each node, and the replicas of
 //! each model.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::bases::BaseLinks;
 use super::filter;
 use super::problem::{
     CurrentReplica, DeliveredFiles, MemoryKind, ModelDemand, NodeCapacity, PlacementProblem,
@@ -22,6 +23,8 @@ pub(super) struct NodeAllocation<'a> {
     /// The files of the replicas, once for each replica.
     files: Vec<DeliveredFiles>,
     pub(super) replicas: u32,
+    /// The models with a replica that are adapters or have adapters, by their indices.
+    pub(super) linked: Vec<usize>,
 }
 
 /// A replica in the plan, current or new.
@@ -52,11 +55,15 @@ pub(super) struct PlacementState<'a> {
     pub(super) problem: &'a PlacementProblem<'a>,
     /// The nodes, sorted by name.
     pub(super) nodes: Vec<NodeAllocation<'a>>,
-    /// Indices of the models in the order in which they are placed: largest first, so that small
-    /// ones fill the gaps, and by name if they are equally large.
+    /// Indices of the models in the order in which they are placed: adapters after all others, largest
+    /// first, so that small ones fill the gaps, and by name if they are equally large.
     pub(super) model_order: Vec<usize>,
     /// The planned replicas, by model index.
     pub(super) replicas: Vec<Vec<PlannedReplica<'a>>>,
+    /// Which models are adapters of which others.
+    pub(super) links: BaseLinks,
+    /// The replicas of bases that leave once their adapters answer elsewhere, by model and node index.
+    pub(super) leaving_bases: BTreeSet<(usize, usize)>,
     /// Whether flapping nodes may get new replicas.
     pub(super) allow_flapping: bool,
 }
@@ -73,19 +80,24 @@ impl<'a> PlacementState<'a> {
                 free_device: capacity.memory_of(MemoryKind::Device),
                 files: Vec::new(),
                 replicas: 0,
+                linked: Vec::new(),
             })
             .collect();
         nodes.sort_unstable_by_key(|node| node.capacity.name);
+        let links = BaseLinks::new(problem, &nodes);
         let mut model_order: Vec<usize> = (0..problem.models.len()).collect();
         model_order.sort_unstable_by_key(|index| {
             let model = &problem.models[*index];
-            (std::cmp::Reverse(model.memory.largest()), model.name)
+            let largest_first = std::cmp::Reverse(model.memory.largest());
+            (links.is_adapter(*index), largest_first, model.name)
         });
         let mut state = Self {
             problem,
             nodes,
             model_order,
             replicas: vec![Vec::new(); problem.models.len()],
+            links,
+            leaving_bases: BTreeSet::new(),
             allow_flapping: false,
         };
         state.keep_current_replicas();
@@ -141,8 +153,8 @@ impl<'a> PlacementState<'a> {
                     }
                     Some(_) => false,
                 };
-                if fits && may_stay {
-                    self.allocate(planned.node, model);
+                if fits && may_stay && self.missing_base(index, planned.node).is_none() {
+                    self.allocate(planned.node, index);
                     self.replicas[index].push(planned);
                 }
             }
@@ -163,8 +175,7 @@ impl<'a> PlacementState<'a> {
 
     /// Adds a replica that is not assigned yet.
     pub(super) fn add(&mut self, node: usize, model_index: usize, replica: CurrentReplica<'a>) {
-        let model = self.model(model_index);
-        self.allocate(node, model);
+        self.allocate(node, model_index);
         self.replicas[model_index].push(PlannedReplica {
             node,
             model: model_index,
@@ -173,22 +184,33 @@ impl<'a> PlacementState<'a> {
         });
     }
 
-    /// Removes a replica from the plan.
+    /// Removes a replica from the plan, with those of its adapters on the node.
     pub(super) fn remove(&mut self, removed: &PlannedReplica<'a>) {
-        self.release(removed.node, self.model(removed.model));
-        self.replicas[removed.model].retain(|planned| planned.node != removed.node);
+        let adapters = self.adapters_on(removed.model, removed.node);
+        let adapters: Vec<PlannedReplica<'a>> = adapters.copied().collect();
+        for planned in adapters.iter().chain([removed]) {
+            let replicas = &mut self.replicas[planned.model];
+            if let Some(index) = replicas.iter().position(|r| r.node == planned.node) {
+                replicas.remove(index);
+                self.release(planned.node, planned.model);
+            }
+        }
     }
 
-    fn allocate(&mut self, node: usize, model: &ModelDemand<'_>) {
+    fn allocate(&mut self, node: usize, model_index: usize) {
+        let model = self.model(model_index);
+        let is_linked = self.links.is_linked(model_index);
         let node = &mut self.nodes[node];
         let kind = model.memory_kind(node.capacity);
         let free = node.free_mut(kind);
         *free = free.saturating_sub(model.needed_memory(kind));
         node.files.extend(model.files);
         node.replicas += 1;
+        node.linked.extend(is_linked.then_some(model_index));
     }
 
-    fn release(&mut self, node: usize, model: &ModelDemand<'_>) {
+    fn release(&mut self, node: usize, model_index: usize) {
+        let model = self.model(model_index);
         let node = &mut self.nodes[node];
         let kind = model.memory_kind(node.capacity);
         let free = node.free_mut(kind);
@@ -201,27 +223,51 @@ impl<'a> PlacementState<'a> {
             node.files.swap_remove(position);
         }
         node.replicas -= 1;
+        node.linked.retain(|linked| *linked != model_index);
     }
 
     /// Returns whether a replica leaves once its replacement answers: its node is draining, lost, or
-    /// failed to load the target revision.
+    /// failed to load the target revision, or the replica of its base leaves.
     pub(super) fn is_leaving(&self, planned: &PlannedReplica<'_>) -> bool {
-        let node = self.nodes[planned.node].capacity;
-        let failures = self.model(planned.model).load_failures;
+        let base = self.links.placed_base(planned.model);
+        self.leaves(planned.model, planned.node)
+            || base.is_some_and(|base| self.leaves(base, planned.node))
+    }
+
+    /// Returns whether a replica leaves once its replacement answers, regardless of its base.
+    pub(super) fn leaves(&self, model: usize, node: usize) -> bool {
+        if !self.leaving_bases.is_empty() && self.leaving_bases.contains(&(model, node)) {
+            return true;
+        }
+        let node = self.nodes[node].capacity;
+        let failures = self.model(model).load_failures;
         matches!(
             node.schedulability,
             Schedulability::Draining | Schedulability::Lost
         ) || (!failures.is_empty() && failures.contains_key(node.name))
     }
 
-    /// Returns the reason other than memory and disk space for which a node gets no new replica of `model`.
+    /// Returns the reason other than memory and disk space for which a node gets no new replica of a model.
     pub(super) fn unschedulable(
         &self,
-        model: &ModelDemand<'_>,
-        node: &NodeAllocation<'_>,
+        model_index: usize,
+        node_index: usize,
     ) -> Option<UnschedulableReason> {
-        filter::unschedulable(node.capacity, self.allow_flapping)
-            .or_else(|| filter::violated_constraint(model, node.capacity))
+        self.unusable_base(model_index)
+            .or_else(|| self.unschedulable_without_base(model_index, node_index))
+            .or_else(|| self.leaving_base(model_index, node_index))
+    }
+
+    /// Returns the reason other than memory and disk space for which a node would get no new replica of a
+    /// model if its base was there.
+    pub(super) fn unschedulable_without_base(
+        &self,
+        model_index: usize,
+        node_index: usize,
+    ) -> Option<UnschedulableReason> {
+        let node = self.nodes[node_index].capacity;
+        filter::unschedulable(node, self.allow_flapping)
+            .or_else(|| filter::violated_constraint(self.model(model_index), node))
     }
 
     /// Counts the replicas of a model on `nodes` by domain, which is the value of the label that

@@ -1,9 +1,9 @@
 //! Preemption: idle replicas that their models do not require leave for a replica that is required.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::placement_state::{PlacementState, PlannedReplica};
-use super::problem::ModelDemand;
 use crate::Bytes;
 
 /// The replicas that may be preempted. Updated as they leave.
@@ -70,19 +70,34 @@ impl<'a> PreemptionVictims<'a> {
             }
         }
         for victims in &mut by_node {
+            // A base goes after its adapters, as the most recently used of them.
+            let mut candidates = Vec::with_capacity(victims.len());
+            for (idle, victim) in victims.iter() {
+                let idle_of = |model: usize| {
+                    let found = victims.iter().find(|(_, other)| other.model == model);
+                    found.map(|(idle, _)| *idle)
+                };
+                let adapters = state.adapters_on(victim.model, victim.node);
+                let idle_times = adapters.map(|adapter| idle_of(adapter.model));
+                let shortest = idle_times.chain([Some(*idle)]).min().flatten();
+                candidates.extend(shortest.map(|idle| (idle, *victim)));
+            }
             // By name, so that the order does not depend on that of the input.
-            let name = |victim: &PlannedReplica<'a>| state.model(victim.model).name;
-            victims.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| name(&a.1).cmp(name(&b.1))));
+            candidates.sort_by_key(|(idle, victim)| {
+                let is_base = !state.links.is_adapter(victim.model);
+                (Reverse(*idle), is_base, state.model(victim.model).name)
+            });
+            *victims = candidates;
         }
         Self { by_node, counts }
     }
 
-    /// Returns the node on which the memory for `model` becomes free at the smallest loss, and the victims
+    /// Returns the node on which the memory for a model becomes free at the smallest loss, and the victims
     /// there. The loss is smallest where the most recently used victim is idle for longest.
     pub(super) fn find(
         &self,
         state: &PlacementState<'a>,
-        model: &ModelDemand<'_>,
+        model_index: usize,
         mut is_allowed: impl FnMut(usize) -> bool,
     ) -> Option<(usize, Vec<PlannedReplica<'a>>)> {
         let mut best: Option<(Duration, usize, Vec<PlannedReplica<'a>>)> = None;
@@ -90,39 +105,92 @@ impl<'a> PreemptionVictims<'a> {
             if candidates.is_empty() || !is_allowed(node) {
                 continue;
             }
-            let allocation = &state.nodes[node];
-            let kind = model.memory_kind(allocation.capacity);
-            let needed = model.needed_memory(kind);
-            let mut free = allocation.free(kind);
-            let mut victims = Vec::new();
-            let mut shortest_idle = Duration::MAX;
-            for (idle, candidate) in candidates {
-                if free >= needed {
-                    break;
-                }
-                let victim = state.model(candidate.model);
-                let memory = match victim.memory_kind(allocation.capacity) {
-                    same if same == kind => victim.needed_memory(kind),
-                    _ => Bytes(0),
-                };
-                // A node has one replica of a model at most, so no replica is counted twice.
-                let count = self.counts[candidate.model];
-                let may_lose = count.may_lose(candidate, state.is_leaving(candidate));
-                if !may_lose || memory == Bytes(0) {
-                    continue;
-                }
-                free = free + memory;
-                shortest_idle = shortest_idle.min(*idle);
-                victims.push(*candidate);
-            }
-            let is_better = best
-                .as_ref()
-                .is_none_or(|(other, _, _)| shortest_idle > *other);
-            if free >= needed && !victims.is_empty() && is_better {
+            if let Some((shortest_idle, victims)) = self.find_on(state, model_index, node)
+                && best
+                    .as_ref()
+                    .is_none_or(|(other, _, _)| shortest_idle > *other)
+            {
                 best = Some((shortest_idle, node, victims));
             }
         }
         best.map(|(_, node, victims)| (node, victims))
+    }
+
+    /// Returns the victims that make room for a model on a node, and for how long the most recently used
+    /// one is idle. `None`: they would not suffice, or none is needed.
+    fn find_on(
+        &self,
+        state: &PlacementState<'a>,
+        model_index: usize,
+        node: usize,
+    ) -> Option<(Duration, Vec<PlannedReplica<'a>>)> {
+        let model = state.model(model_index);
+        let base = state.links.placed_base(model_index);
+        let allocation = &state.nodes[node];
+        let kind = model.memory_kind(allocation.capacity);
+        let needed = model.needed_memory(kind);
+        let mut free = allocation.free(kind);
+        let memory_of = |victim: &PlannedReplica<'_>| {
+            let victim = state.model(victim.model);
+            match victim.memory_kind(allocation.capacity) {
+                same if same == kind => victim.needed_memory(kind),
+                _ => Bytes(0),
+            }
+        };
+        // A node has one replica of a model at most, so no replica is counted twice.
+        let may_lose = |candidate: &PlannedReplica<'_>| {
+            let count = self.counts[candidate.model];
+            count.may_lose(candidate, state.is_leaving(candidate))
+        };
+        let mut victims: Vec<PlannedReplica<'a>> = Vec::new();
+        let mut shortest_idle = Duration::MAX;
+        for (idle, candidate) in &self.by_node[node] {
+            if free >= needed {
+                break;
+            }
+            if Some(candidate.model) == base
+                || memory_of(candidate) == Bytes(0)
+                || !may_lose(candidate)
+            {
+                continue;
+            }
+            let is_victim = |victims: &[PlannedReplica<'_>], model: usize| {
+                victims.iter().any(|victim| victim.model == model)
+            };
+            // Adapters without memory of this kind come along with their base.
+            let adapters = state.adapters_on(candidate.model, node);
+            let others: Vec<_> = adapters
+                .filter(|adapter| !is_victim(&victims, adapter.model))
+                .copied()
+                .collect();
+            let are_candidates = others.iter().all(|adapter| {
+                let mut candidates = self.by_node[node].iter();
+                candidates.any(|(_, other)| other.model == adapter.model) && may_lose(adapter)
+            });
+            if !are_candidates {
+                continue;
+            }
+            for victim in others.into_iter().chain([*candidate]) {
+                free = free + memory_of(&victim);
+                victims.push(victim);
+            }
+            shortest_idle = shortest_idle.min(*idle);
+        }
+        if free < needed || victims.is_empty() {
+            return None;
+        }
+        // Small ones stay where a large one makes enough room alone.
+        for index in (0..victims.len()).rev() {
+            let victim = victims[index];
+            let base = state.links.placed_base(victim.model);
+            let goes_with_base = victims.iter().any(|other| Some(other.model) == base);
+            let without = free.saturating_sub(memory_of(&victim));
+            if without >= needed && !goes_with_base {
+                free = without;
+                victims.remove(index);
+            }
+        }
+        Some((shortest_idle, victims))
     }
 
     /// Removes replicas that were preempted on a node.

@@ -18,6 +18,17 @@ pub struct PlacementProblem<'a> {
     pub current: Vec<CurrentReplica<'a>>,
     /// The replicas that answer on nodes to which they are not assigned.
     pub running: Vec<RunningReplica<'a>>,
+    /// The models that are not placed but stay where they are. They may be bases of models to place.
+    pub fixed: Vec<FixedModel<'a>>,
+}
+
+/// A model whose replicas stay where they are, whatever the plan is.
+#[derive(Debug, Clone)]
+pub struct FixedModel<'a> {
+    /// Name of the model.
+    pub name: &'a ModelName,
+    /// The nodes that have a replica.
+    pub nodes: Vec<&'a NodeName>,
 }
 
 /// A node that may have replicas.
@@ -76,6 +87,10 @@ pub struct ModelDemand<'a> {
     pub name: &'a ModelName,
     /// The model's spec, for its constraints on nodes.
     pub spec: &'a ModelSpec,
+    /// The model in whose process this one runs, if it is an adapter.
+    pub base: Option<&'a ModelName>,
+    /// Whether a replica takes the memory of an accelerator on a node that has one.
+    pub uses_accelerator: bool,
     /// Number of replicas that the model should have.
     pub target: u32,
     /// Number of replicas for which idle replicas of other models may be preempted.
@@ -104,7 +119,7 @@ impl ModelDemand<'_> {
 
     /// Returns the kind of memory that a replica takes on a node.
     pub(super) fn memory_kind(&self, node: &NodeCapacity<'_>) -> MemoryKind {
-        if node.device_memory.is_some() && self.spec.uses_accelerator() {
+        if node.device_memory.is_some() && self.uses_accelerator {
             MemoryKind::Device
         } else {
             MemoryKind::Host

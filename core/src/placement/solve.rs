@@ -17,6 +17,9 @@ use crate::{ModelName, ReplicaReadiness};
 /// Replicas that nodes run without an assignment are assigned there, also on cordoned and flapping
 /// nodes, before any is placed anew.
 ///
+/// Adapters are placed after all other models, on nodes with their base. A replica of a base that is surplus
+/// stays until the adapters in it answer elsewhere.
+///
 /// Models are placed largest first, so that small ones fill the gaps, and by name if they are
 /// equally large. Among the nodes that satisfy the constraints, those in the domain of the model's
 /// `spreadBy` label with the fewest replicas come first, then the one with the best score, then the
@@ -27,10 +30,12 @@ use crate::{ModelName, ReplicaReadiness};
 pub fn solve(problem: &PlacementProblem<'_>) -> PlacementPlan {
     let mut state = PlacementState::new(problem);
     for index in state.model_order.clone() {
-        for surplus in surplus_replicas(&state, index) {
-            state.remove(&surplus);
+        let surplus = surplus_replicas(&state, index);
+        for planned in state.mark_leaving_bases(surplus) {
+            state.remove(&planned);
         }
     }
+    state.remove_leaving_bases();
     adopt_running(&mut state);
     // Required replicas come first. Nothing is preempted for the others.
     place_all(&mut state, |model| model.required_replicas());
@@ -110,6 +115,10 @@ pub fn explain_plan(
         .models
         .iter()
         .position(|demand| demand.name == model)?;
+    if let Some(base) = state.links.placed_base(index) {
+        let surplus = surplus_replicas(&state, base);
+        state.mark_leaving_bases(surplus);
+    }
     let demand = state.model(index);
     state.allow_flapping = missing_replicas(&state, index, demand.required_replicas()) > 0;
     // A node whose replica leaves is not suitable.
@@ -124,9 +133,9 @@ pub fn explain_plan(
         .iter()
         .enumerate()
         .filter(|(node, _)| !used.contains(node))
-        .filter_map(|(_, node)| {
+        .filter_map(|(node_index, node)| {
             let reason = state
-                .unschedulable(demand, node)
+                .unschedulable(index, node_index)
                 .or_else(|| node.insufficient_resource(demand))?;
             Some((node.capacity.name.clone(), reason))
         })
@@ -140,25 +149,41 @@ pub fn explain_plan(
 }
 
 /// Returns whether a replica of `model` fits on a node once each other model has lost the replica there that
-/// its spec does not require, if it has one. Its requests then wait until the others are idle.
+/// its spec does not require, if it has one. Its requests then wait until the others are idle. An adapter
+/// fits where its base is or fits beside it.
 #[must_use]
 pub fn fits_when_others_sleep(problem: &PlacementProblem<'_>, model: &ModelName) -> bool {
     let mut state = PlacementState::new(problem);
     let position = problem.models.iter().position(|m| m.name == model);
     let Some(index) = position else { return false };
-    for other in (0..problem.models.len()).filter(|other| *other != index) {
+    let base = state.links.placed_base(index);
+    // Adapters go before their bases.
+    let others = state.model_order.clone().into_iter().rev();
+    for other in others.filter(|other| *other != index && Some(*other) != base) {
         // Those that leave their nodes do not stand in for those that stay.
         let replicas = state.replicas[other].iter().copied();
         let staying: Vec<_> = replicas.filter(|r| !state.is_leaving(r)).collect();
         if staying.len() > state.model(other).spec.replicas.min as usize {
             for planned in &staying {
-                state.remove(planned);
+                if state.adapters_on(other, planned.node).next().is_none() {
+                    state.remove(planned);
+                }
             }
         }
     }
-    let demand = state.model(index);
-    state.nodes.iter().any(|node| {
-        node.insufficient_resource(demand).is_none() && state.unschedulable(demand, node).is_none()
+    let fits = |state: &PlacementState<'_>, index: usize, node: usize| {
+        let demand = state.model(index);
+        state.nodes[node].insufficient_resource(demand).is_none()
+            && state.unschedulable(index, node).is_none()
+    };
+    (0..state.nodes.len()).any(|node| {
+        if let Some(base) = base
+            && state.missing_base(index, node).is_some()
+            && fits(&state, base, node)
+        {
+            state.add_new(node, base);
+        }
+        fits(&state, index, node)
     })
 }
 
@@ -181,7 +206,8 @@ pub(super) fn missing_replicas(state: &PlacementState<'_>, index: usize, goal: u
 /// Returns the replicas that a model has too many. A replica on a draining or a lost node is surplus
 /// once enough others answer. Of the other replicas, those above the target are surplus in this order:
 /// first those that do not answer, then those of which nothing is known, then outdated ones, then those
-/// in the domain with the most replicas, then those that are idle for longest. One of which nothing is
+/// in the domain with the most replicas, then those with the fewest adapters, then those that are idle for
+/// longest. One of which nothing is
 /// known is surplus only if enough others answer.
 fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'a>> {
     let model = state.model(index);
@@ -214,6 +240,7 @@ fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<Planned
                 planned.preference(),
                 planned.replica.outdated,
                 counts.get(domain).copied().unwrap_or(0),
+                Reverse(state.adapters_on(index, planned.node).count()),
                 planned.replica.idle_for,
                 planned.node,
             )
@@ -248,12 +275,12 @@ fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
         .nodes
         .iter()
         .enumerate()
-        .filter(|(index, node)| {
+        .filter(|(node_index, node)| {
             node.insufficient_resource(model).is_none()
-                && !used.contains(index)
-                && state.unschedulable(model, node).is_none()
+                && !used.contains(node_index)
+                && state.unschedulable(index, *node_index).is_none()
         })
-        .map(|(index, node)| (score(model, best, node), index))
+        .map(|(node_index, node)| (score(model, best, node), node_index))
         .collect();
     // The best score comes first; nodes are sorted by name. Since a node gets one replica of a model
     // at most, placing a replica does not change the scores of other candidates.
@@ -326,10 +353,10 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
         while missing_replicas(state, index, model.required_replicas()) > 0 {
             let victims = victims.get_or_insert_with(|| PreemptionVictims::new(state));
             let used = nodes_with_replica(state, index);
-            let found = victims.find(state, model, |node| {
+            let found = victims.find(state, index, |node| {
                 let allocation = &state.nodes[node];
                 !used.contains(&node)
-                    && state.unschedulable(model, allocation).is_none()
+                    && state.unschedulable(index, node).is_none()
                     && allocation.insufficient_disk(model).is_none()
             });
             let Some((node, preempted)) = found else {

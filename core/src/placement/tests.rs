@@ -7,6 +7,8 @@ use super::*;
 use crate::spec::{Accelerator, ModelSpec, Replicas, Sha256Digest, Taint, Toleration};
 use crate::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
 
+mod adapters;
+
 const READY: ReplicaReadiness = ReplicaReadiness::Ready(ModelRevision(1));
 
 /// A fleet that owns the data that a problem borrows.
@@ -108,6 +110,8 @@ impl TestFleet {
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,
             spec: &model.spec,
+            base: model.spec.base.as_ref(),
+            uses_accelerator: model.spec.uses_accelerator(),
             target: model.target,
             required: model.required,
             memory: ReplicaMemory {
@@ -140,6 +144,7 @@ impl TestFleet {
             models: models.collect(),
             current: current.collect(),
             running: running.collect(),
+            fixed: Vec::new(),
         }
     }
 
@@ -729,11 +734,17 @@ prop_compose! {
 prop_compose! {
     fn models()(
         parts in prop::collection::vec(
-            ((0u32..5, 0u32..3), 0u64..120, 0usize..4, 0usize..3, any::<bool>(), any::<bool>()), 0..10),
+            (
+                (0u32..5, 0u32..3, prop::option::weighted(0.3, 0usize..12)),
+                0u64..120, 0usize..4, 0usize..3, any::<bool>(), any::<bool>(),
+            ),
+            0..10,
+        ),
     ) -> Vec<TestModel> {
-        parts.into_iter().enumerate().map(|(i, ((target, required), memory, region, zone, spread, tolerates))| {
+        parts.into_iter().enumerate().map(|(i, ((target, required, base), memory, region, zone, spread, tolerates))| {
             let mut model = model(i, target, memory);
             model.required = required;
+            model.spec.base = base.map(model_name);
             if let Some(region) = ["a", "b"].get(region) {
                 model.spec.node_selector.insert("region".into(), (*region).into());
             }
@@ -785,7 +796,7 @@ fn is_leaving(node: &TestNode) -> bool {
     )
 }
 
-/// Checks properties A and D.
+/// Checks properties A, D and G.
 fn check_constraints(fleet: &TestFleet) -> Result<(), TestCaseError> {
     for node in &fleet.nodes {
         let assignments = fleet.current.keys().filter(|a| a.node == node.name);
@@ -797,6 +808,11 @@ fn check_constraints(fleet: &TestFleet) -> Result<(), TestCaseError> {
             };
             used += model.memory;
             let spec = &model.spec;
+            let base = spec.base.as_ref().map(|base| Assignment {
+                node: node.name.clone(),
+                model: base.clone(),
+            });
+            prop_assert!(base.is_none_or(|base| fleet.current.contains_key(&base)));
             prop_assert!(
                 spec.node_selector
                     .iter()
@@ -821,6 +837,38 @@ fn check_constraints(fleet: &TestFleet) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Removes the current replicas of adapters that are on nodes without their bases.
+fn remove_adapters_without_bases(fleet: &mut TestFleet) {
+    let before = fleet.current.clone();
+    let models = &fleet.models;
+    fleet.current.retain(|assignment, _| {
+        let model = models.iter().find(|model| model.name == assignment.model);
+        let base = model.and_then(|model| model.spec.base.as_ref());
+        base.is_none_or(|base| {
+            let is_adapter = |m: &&TestModel| m.name == *base && m.spec.base.is_none();
+            let on_node = Assignment {
+                node: assignment.node.clone(),
+                model: base.clone(),
+            };
+            models.iter().any(|m| is_adapter(&m)) && before.contains_key(&on_node)
+        })
+    });
+}
+
+/// Returns whether a replica may stay for an adapter in it that answers or may answer, or as such an adapter.
+fn waits_for_adapters(fleet: &TestFleet, assignment: &Assignment) -> bool {
+    let base_of = |name: &ModelName| {
+        let model = fleet.models.iter().find(|model| model.name == *name);
+        model.and_then(|model| model.spec.base.as_ref())
+    };
+    let hosts = |base: &ModelName| {
+        fleet.current.iter().any(|(a, (readiness, _))| {
+            a.node == assignment.node && base_of(&a.model) == Some(base) && readiness.may_answer()
+        })
+    };
+    hosts(base_of(&assignment.model).unwrap_or(&assignment.model))
+}
+
 proptest! {
     #[test]
     fn constraints_hold_whatever_was_placed_before(mut fleet in fleets()) {
@@ -832,6 +880,7 @@ proptest! {
                 a.model == model.name
                     && *readiness != ReplicaReadiness::Unknown
                     && fleet.nodes.iter().any(|n| n.name == a.node && !is_leaving(n))
+                    && !waits_for_adapters(&fleet, a)
             });
             prop_assert!(staying.count() <= model.target as usize);
         }
@@ -847,8 +896,9 @@ proptest! {
             node.memory += used.map(|model| model.memory).sum::<u64>();
         }
         for model in &mut fleet.models {
-            model.spec = ModelSpec::default();
+            model.spec = ModelSpec { base: model.spec.base.take(), ..ModelSpec::default() };
         }
+        remove_adapters_without_bases(&mut fleet);
         let plan = fleet.solve();
         for model in &fleet.models {
             let evicted = plan.evict.iter().filter(|a| {
@@ -898,11 +948,17 @@ proptest! {
         fleet.nodes.retain(|n| n.name != lost);
         let plan = fleet.solve();
         // Replicas on draining nodes may leave at any time; nothing else moves.
+        // An adapter that found no place may find one beside its base.
+        let moves = |model: &ModelName| held.iter().any(|old| old.model == *model);
+        let base_moves = |model: &ModelName| {
+            let model = fleet.models.iter().find(|m| m.name == *model);
+            model.and_then(|model| model.spec.base.as_ref()).is_some_and(moves)
+        };
         let moved: BTreeSet<_> = plan.evict.iter().filter(|a| {
             !fleet.nodes.iter().any(|n| n.name == a.node && n.schedulability == Schedulability::Draining)
         }).cloned().collect();
         prop_assert_eq!(&moved, &held);
-        prop_assert!(plan.assign.iter().all(|new| held.iter().any(|old| old.model == new.model)));
+        prop_assert!(plan.assign.iter().all(|new| moves(&new.model) || base_moves(&new.model)));
     }
 
     #[test]
@@ -927,7 +983,16 @@ proptest! {
             let has = after.current.keys().filter(|a| {
                 a.model == *name && after.nodes.iter().any(|n| n.name == a.node && !is_leaving(n))
             });
-            prop_assert_eq!(has.count() + unplaced.reasons.len(), unplaced.nodes);
+            let has: BTreeSet<_> = has.map(|a| &a.node).collect();
+            for node in &fleet.nodes {
+                let may_leave = has.contains(&node.name) && waits_for_adapters(&after, &Assignment {
+                    node: node.name.clone(),
+                    model: name.clone(),
+                });
+                let is_explained = unplaced.reasons.contains_key(&node.name) != has.contains(&node.name);
+                prop_assert!(is_explained || may_leave);
+            }
+            prop_assert_eq!(unplaced.nodes, fleet.nodes.len());
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::bases::UnusableBase;
 use crate::spec::{Accelerator, Taint};
-use crate::{Bytes, NodeName};
+use crate::{Bytes, ModelName, NodeName};
 
 /// The reason for which a node cannot have a replica of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,12 @@ pub enum UnschedulableReason {
     MissingAccelerator(Accelerator),
     /// The node failed to load the model, with this error.
     LoadFailed(String),
+    /// The model is an adapter of a model that cannot be its base, on this node and on any other.
+    UnusableBase(UnusableBase),
+    /// The model is an adapter, and the node has no replica of its base, which is this model.
+    MissingBase(ModelName),
+    /// The model is an adapter, and the replica of its base, which is this model, leaves the node.
+    LeavingBase(ModelName),
     /// The node has too little free memory.
     InsufficientMemory {
         /// Memory that a replica needs.
@@ -71,6 +78,9 @@ impl UnschedulableReason {
             Self::Zone => "outside its privacy zones".into(),
             Self::MissingAccelerator(accelerator) => format!("without {accelerator}"),
             Self::LoadFailed(_) => "failed to load it".into(),
+            Self::UnusableBase(problem) => format!("unsuitable: {problem}"),
+            Self::MissingBase(base) => format!("without its base {base}"),
+            Self::LeavingBase(base) => format!("that its base {base} leaves"),
             Self::InsufficientMemory { .. } => "with too little memory".into(),
             Self::InsufficientDeviceMemory { .. } => "with too little device memory".into(),
             Self::InsufficientDisk { .. } => "with too little disk space".into(),
@@ -102,6 +112,9 @@ impl fmt::Display for UnschedulableReason {
             Self::Zone => f.write_str("is in none of the model's privacy zones"),
             Self::MissingAccelerator(accelerator) => write!(f, "has no {accelerator}"),
             Self::LoadFailed(reason) => write!(f, "failed to load it: {reason}"),
+            Self::UnusableBase(problem) => write!(f, "cannot have it: {problem}"),
+            Self::MissingBase(base) => write!(f, "does not run its base {base}"),
+            Self::LeavingBase(base) => write!(f, "is about to lose its base {base}"),
             Self::InsufficientMemory { needed, free } => {
                 write!(f, "needs {needed} of memory, {free} free")
             }
@@ -156,6 +169,10 @@ impl fmt::Display for UnplacedReplicas {
         }
         if self.nodes == 0 {
             return f.write_str("the fleet has no nodes");
+        }
+        let mut reasons = self.reasons.values();
+        if let Some(UnschedulableReason::UnusableBase(problem)) = reasons.next() {
+            return problem.fmt(f);
         }
         let suitable = self.nodes - self.reasons.len();
         write!(f, "{suitable}/{} nodes are suitable", self.nodes)?;
