@@ -218,11 +218,12 @@ async fn answer_follows_its_format() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_a_prompt_are_scored_as_those_of_an_answer() {
     let model = load(spec(&tiny())).await.unwrap();
-    let answered = answer(&model, endless(tokens(10), 6)).await.unwrap();
-    let GenerateInput::Tokens(mut prompt) = tokens(10) else {
+    // More than are scored in a step.
+    let answered = answer(&model, endless(tokens(80), 6)).await.unwrap();
+    let GenerateInput::Tokens(mut prompt) = tokens(80) else {
         panic!("tokens are tokens");
     };
-    let mut request = endless(tokens(10), 6);
+    let mut request = endless(tokens(80), 6);
     let first = answered.logprobs.first().unwrap();
     prompt.push(90);
     request.input = GenerateInput::Tokens(prompt);
@@ -232,10 +233,10 @@ async fn tokens_of_a_prompt_are_scored_as_those_of_an_answer() {
     let Some(Ok(GenerateEvent::Delta(delta))) = events.next().await else {
         panic!("no scores");
     };
-    assert_eq!(delta.prompt_logprobs.len(), 11);
+    assert_eq!(delta.prompt_logprobs.len(), 81);
     assert_eq!(delta.prompt_logprobs[0].logprob, 0.0);
     // The last but one position is where the answer began.
-    assert_eq!(delta.prompt_logprobs[10].top[0].bytes, first.top[0].bytes);
+    assert_eq!(delta.prompt_logprobs[80].top[0].bytes, first.top[0].bytes);
     drop(events);
     model.unload().await;
 }

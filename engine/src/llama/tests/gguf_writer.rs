@@ -36,12 +36,34 @@ pub(super) struct GgufWriter {
     pub(super) tensors: BTreeMap<String, Tensor>,
 }
 
+/// How texts are divided into the words of the vocabulary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tokenizer {
+    /// As Bert does.
+    WordPiece,
+    /// As XLM-RoBERTa does.
+    Unigram,
+}
+
 impl GgufWriter {
-    /// A file with a vocabulary of Bert's kind.
-    pub(super) fn new(architecture: &str) -> Self {
+    pub(super) fn new(architecture: &str, tokenizer: Tokenizer) -> Self {
         let mut writer = Self::default();
         writer.text("general.architecture", architecture);
-        writer.text("tokenizer.ggml.model", "bert");
+        writer.key("tokenizer.ggml.scores", ARRAY);
+        writer.values.extend(FLOAT32.to_le_bytes());
+        writer.values.extend((VOCABULARY as u64).to_le_bytes());
+        writer.values.extend([0; 4 * VOCABULARY]);
+        match tokenizer {
+            Tokenizer::WordPiece => writer.text("tokenizer.ggml.model", "bert"),
+            Tokenizer::Unigram => {
+                writer.text("tokenizer.ggml.model", "t5");
+                writer.number("tokenizer.ggml.eos_token_id", END);
+                for flag in ["add_bos_token", "add_eos_token", "add_space_prefix"] {
+                    writer.key(&format!("tokenizer.ggml.{flag}"), BOOL);
+                    writer.values.push(1);
+                }
+            }
+        }
         let words = SPECIAL.len()..VOCABULARY;
         let special = SPECIAL.iter().map(|&token| token.to_owned());
         let tokens: Vec<String> = special

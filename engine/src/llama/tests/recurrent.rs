@@ -1,6 +1,6 @@
 //! Computes answers with a model that has a state instead of a cache.
 
-use super::gguf_writer::{GgufWriter, VOCABULARY};
+use super::gguf_writer::{GgufWriter, Tokenizer, VOCABULARY};
 use super::*;
 
 const HIDDEN: usize = 32;
@@ -10,7 +10,7 @@ const RANK: usize = 4;
 const KERNEL: usize = 4;
 
 fn mamba() -> GgufWriter {
-    let mut file = GgufWriter::new("mamba");
+    let mut file = GgufWriter::new("mamba", Tokenizer::WordPiece);
     file.numbers(&[
         ("context_length", 512),
         ("embedding_length", HIDDEN as u32),

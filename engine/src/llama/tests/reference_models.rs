@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::gguf_writer::{GgufWriter, VOCABULARY};
+use super::gguf_writer::{GgufWriter, Tokenizer, VOCABULARY};
 
 pub(super) const CONTEXT: usize = 300;
 const HIDDEN: usize = 32;
@@ -32,8 +32,8 @@ type Rows = Vec<Vec<f64>>;
 
 impl ReferenceModel {
     /// A model of Bert's family.
-    pub(super) fn encoder(pooling: Pooling) -> Self {
-        let mut file = shape("bert", pooling);
+    pub(super) fn encoder(pooling: Pooling, tokenizer: Tokenizer) -> Self {
+        let mut file = shape("bert", pooling, tokenizer);
         file.fraction("attention.layer_norm_epsilon", EPSILON);
         file.flag("attention.causal", false);
         file.matrix("position_embd.weight", CONTEXT, HIDDEN);
@@ -64,7 +64,7 @@ impl ReferenceModel {
 
     /// A Llama.
     pub(super) fn decoder(pooling: Pooling) -> Self {
-        let mut file = shape("llama", pooling);
+        let mut file = shape("llama", pooling, Tokenizer::WordPiece);
         file.fraction("attention.layer_norm_rms_epsilon", EPSILON);
         file.vector("output_norm.weight", HIDDEN, 1.0);
         for layer in 0..LAYERS {
@@ -203,8 +203,8 @@ impl ReferenceModel {
     }
 }
 
-fn shape(architecture: &str, pooling: Pooling) -> GgufWriter {
-    let mut file = GgufWriter::new(architecture);
+fn shape(architecture: &str, pooling: Pooling, tokenizer: Tokenizer) -> GgufWriter {
+    let mut file = GgufWriter::new(architecture, tokenizer);
     file.numbers(&[
         ("context_length", CONTEXT as u32),
         ("embedding_length", HIDDEN as u32),
