@@ -1,17 +1,16 @@
 //! Computes models with adapters that were converted for llama.cpp.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device, Tensor};
 use flotilla_core::generate::GenerateInput;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::backend::backend;
@@ -20,8 +19,6 @@ use crate::files::adapter::{AdapterFiles, GgufAdapter};
 use crate::files::gguf_header::GgufHeader;
 use crate::test_adapters::{ConstantWord, write_constant_adapter};
 use crate::test_answers::{answer, load_with, request, spec};
-
-const LAYERS: usize = 2;
 
 fn path(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -101,135 +98,139 @@ fn constant_adapter_answers_one_word_to_everything() {
     }
 }
 
-/// A random adapter for the model `tiny`.
+/// A Llama as a Hugging Face folder and as a GGUF file.
+struct Base {
+    folder: PathBuf,
+    gguf: PathBuf,
+}
+
+impl Base {
+    fn tiny() -> Self {
+        let path = |name: &str| path("src/mistral/tests/reference").join(name);
+        Self {
+            folder: path("tiny"),
+            gguf: path("tiny.gguf"),
+        }
+    }
+
+    fn weights(&self) -> HashMap<String, Tensor> {
+        let weights = self.folder.join("model.safetensors");
+        candle_core::safetensors::load(weights, &Device::Cpu).unwrap()
+    }
+}
+
+/// An adapter of random numbers for all modules in the layers of a base.
 struct RandomAdapter {
     config: Value,
-    /// The rank and the scale of each module, and A and B.
-    modules: BTreeMap<String, (usize, f32, Vec<f32>, Vec<f32>)>,
+    /// The scale, A and B of each module.
+    modules: BTreeMap<String, (f64, Tensor, Tensor)>,
 }
 
 impl RandomAdapter {
-    fn new(config: Value, rank_and_scale: impl Fn(&str) -> (usize, f32)) -> Self {
+    fn new(base: &Base, config: Value, rank_and_scale: impl Fn(&str) -> (usize, f64)) -> Self {
         let mut random = fastrand::Rng::with_seed(3);
-        let mut numbers =
-            |count: usize| -> Vec<f32> { (0..count).map(|_| random.f32() - 0.5).collect() };
+        let mut matrix = |rows: usize, columns: usize| {
+            let numbers = (0..rows * columns).map(|_| random.f32() - 0.5);
+            Tensor::from_iter(numbers, &Device::Cpu)
+                .and_then(|numbers| numbers.reshape((rows, columns)))
+                .unwrap()
+        };
         let mut modules = BTreeMap::new();
-        for layer in 0..LAYERS {
-            for (part, outputs, inputs) in [
-                ("self_attn.q_proj", 32, 32),
-                ("self_attn.k_proj", 32, 32),
-                ("self_attn.v_proj", 32, 32),
-                ("self_attn.o_proj", 32, 32),
-                ("mlp.gate_proj", 64, 32),
-                ("mlp.up_proj", 64, 32),
-                ("mlp.down_proj", 32, 64),
-            ] {
-                let name = format!("model.layers.{layer}.{part}");
-                let (rank, scale) = rank_and_scale(&name);
-                let (a, b) = (numbers(rank * inputs), numbers(outputs * rank));
-                modules.insert(name, (rank, scale, a, b));
+        let weights: BTreeMap<String, Tensor> = base.weights().into_iter().collect();
+        for (name, weight) in weights {
+            let module = name.trim_end_matches(".weight");
+            if !module.ends_with("_proj") {
+                continue;
             }
+            let (rank, scale) = rank_and_scale(module);
+            let (outputs, inputs) = weight.dims2().unwrap();
+            let (a, b) = (matrix(rank, inputs), matrix(outputs, rank));
+            modules.insert(module.to_owned(), (scale, a, b));
         }
         Self { config, modules }
     }
 
     fn write(&self, dir: &Path) {
-        let mut matrices = BTreeMap::new();
-        for (name, (rank, _, a, b)) in &self.modules {
-            let name = format!("base_model.model.{name}");
-            let shape = vec![*rank, a.len() / rank];
-            matrices.insert(format!("{name}.lora_A.weight"), (shape, bytes(a)));
-            let shape = vec![b.len() / rank, *rank];
-            matrices.insert(format!("{name}.lora_B.weight"), (shape, bytes(b)));
+        let mut tensors = HashMap::new();
+        for (name, (_, a, b)) in &self.modules {
+            tensors.insert(format!("base_model.model.{name}.lora_A.weight"), a.clone());
+            tensors.insert(format!("base_model.model.{name}.lora_B.weight"), b.clone());
         }
-        let views = matrices.iter().map(|(name, (shape, data))| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), data);
-            (name, view.unwrap())
-        });
-        let file = dir.join("adapter_model.safetensors");
-        safetensors::serialize_to_file(views, None, &file).unwrap();
+        candle_core::safetensors::save(&tensors, dir.join("adapter_model.safetensors")).unwrap();
         std::fs::write(dir.join("adapter_config.json"), self.config.to_string()).unwrap();
     }
 
-    /// Writes the model `tiny` with the products of the matrices added to its weights.
-    fn write_merged(&self, dir: &Path) {
-        let tiny = path("src/mistral/tests/reference/tiny");
+    /// Writes the base with the products of the matrices added to its weights.
+    fn write_merged(&self, base: &Base, dir: &Path) {
         for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(tiny.join(file), dir.join(file)).unwrap();
+            std::fs::copy(base.folder.join(file), dir.join(file)).unwrap();
         }
-        let file = std::fs::read(tiny.join("model.safetensors")).unwrap();
-        let tensors = SafeTensors::deserialize(&file).unwrap();
-        let mut merged = Vec::new();
-        for (name, tensor) in tensors.tensors() {
-            let mut weights: Vec<f32> = tensor
-                .data()
-                .chunks_exact(4)
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-                .collect();
-            if let Some((rank, scale, a, b)) = self.modules.get(name.trim_end_matches(".weight")) {
-                let inputs = a.len() / rank;
-                for (index, weight) in weights.iter_mut().enumerate() {
-                    let (row, column) = (index / inputs, index % inputs);
-                    let products = (0..*rank).map(|k| b[row * rank + k] * a[k * inputs + column]);
-                    *weight += scale * products.sum::<f32>();
-                }
-            }
-            merged.push((name, tensor.shape().to_vec(), bytes(&weights)));
+        let mut weights = base.weights();
+        for (name, (scale, a, b)) in &self.modules {
+            let weight = weights.get_mut(&format!("{name}.weight")).unwrap();
+            let change = (b.matmul(a).unwrap() * *scale).unwrap();
+            let merged = (weight.to_dtype(DType::F32).unwrap() + change).unwrap();
+            *weight = merged.to_dtype(weight.dtype()).unwrap();
         }
-        let views = merged.iter().map(|(name, shape, data)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), data);
-            (name, view.unwrap())
-        });
-        let file = dir.join("model.safetensors");
-        safetensors::serialize_to_file(views, None, &file).unwrap();
+        candle_core::safetensors::save(&weights, dir.join("model.safetensors")).unwrap();
     }
-}
-
-fn bytes(numbers: &[f32]) -> Vec<u8> {
-    let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
-    bytes.collect()
 }
 
 /// Compares llama.cpp with the converted adapter to mistral.rs with the merged weights.
-async fn assert_computes_the_merged_model(adapter: RandomAdapter) {
-    let base = path("src/mistral/tests/reference/tiny.gguf");
+async fn assert_computes_the_merged_model(base: &Base, adapter: RandomAdapter) {
     let dir = tempfile::tempdir().unwrap();
     adapter.write(dir.path());
-    let adapted = converted(dir.path(), &base);
+    let adapted = converted(dir.path(), &base.gguf);
     let merged = tempfile::tempdir().unwrap();
-    adapter.write_merged(merged.path());
-    let tokens: Vec<u32> = (0..40).map(|index| 20 + index * 7 % 200).collect();
-    let mut request = request(GenerateInput::Tokens(tokens.clone()));
-    request.sampling.max_tokens = Some(12);
-    request.logprobs = Some(1);
+    adapter.write_merged(base, merged.path());
     let engine = MistralEngine::default();
     let reference = load_with(&engine, spec(merged.path())).await.unwrap();
-    let expected = answer(&reference, request).await.unwrap();
-    reference.unload().await;
-    let count = expected.logprobs.len();
-    assert!(count > 3, "the answer has {count} tokens");
-    let mut model = load(&base);
-    let prompt: Vec<_> = tokens
-        .iter()
-        .map(|token| LlamaToken::new(*token as i32))
-        .collect();
-    let answered = greedy(&mut model, Some(&adapted), &prompt, count);
-    for ((token, logprob), expected) in answered.iter().zip(&expected.logprobs) {
-        let text = model.vocab().token_to_piece(*token, true, None);
-        assert_eq!(text, expected.bytes, "{expected:?}");
-        let difference = logprob - expected.logprob;
-        assert!(difference.abs() < 0.03, "{logprob} instead of {expected:?}");
+    let mut model = load(&base.gguf);
+    let (mut compared, mut greatest_effect) = (0, 0.0f32);
+    for first in 0..6 {
+        let tokens: Vec<u32> = (0..40)
+            .map(|index| 20 + (index + first) * 7 % 200)
+            .collect();
+        let prompt = tokens.iter().map(|token| LlamaToken::new(*token as i32));
+        let prompt: Vec<LlamaToken> = prompt.collect();
+        let mut request = request(GenerateInput::Tokens(tokens));
+        request.logprobs = Some(1);
+        let expected = answer(&reference, request).await.unwrap().logprobs;
+        let answered = greedy(&mut model, Some(&adapted), &prompt, expected.len().max(1));
+        for ((token, logprob), expected) in answered.iter().zip(&expected) {
+            let text = model.vocab().token_to_piece(*token, true, None);
+            assert_eq!(text, expected.bytes, "{expected:?}");
+            let difference = logprob - expected.logprob;
+            assert!(difference.abs() < 0.03, "{logprob} instead of {expected:?}");
+        }
+        let without = greedy(&mut model, None, &prompt, 1);
+        compared += expected.len();
+        greatest_effect = greatest_effect.max((answered[0].1 - without[0].1).abs());
     }
-    let without = greedy(&mut model, None, &prompt, count);
-    let differs = |(one, other): (&(_, f32), &(_, f32))| (one.1 - other.1).abs() > 0.1;
-    assert!(answered.iter().zip(&without).any(differs), "no effect");
+    reference.unload().await;
+    assert!(compared >= 12, "{compared} tokens were compared");
+    assert!(greatest_effect > 0.1, "it has no effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn converted_adapter_computes_the_merged_model() {
     let config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 2});
-    let adapter = RandomAdapter::new(config, |_| (4, 0.5));
-    assert_computes_the_merged_model(adapter).await;
+    let base = Base::tiny();
+    let adapter = RandomAdapter::new(&base, config, |_| (4, 0.5));
+    assert_computes_the_merged_model(&base, adapter).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs FLOTILLA_LLAMA, the folder of a Llama, and FLOTILLA_LLAMA_GGUF, a GGUF file of the same"]
+async fn converted_adapter_computes_another_merged_model() {
+    let path = |variable| PathBuf::from(std::env::var(variable).unwrap());
+    let base = Base {
+        folder: path("FLOTILLA_LLAMA"),
+        gguf: path("FLOTILLA_LLAMA_GGUF"),
+    };
+    let config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 1});
+    let adapter = RandomAdapter::new(&base, config, |_| (4, 0.25));
+    assert_computes_the_merged_model(&base, adapter).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,11 +239,12 @@ async fn modules_have_their_own_ranks_and_scales() {
         "peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_rslora": true,
         "rank_pattern": {"v_proj": 9}, "alpha_pattern": {"layers.1.mlp.down_proj": 3, "down_proj": 2.5},
     });
-    let adapter = RandomAdapter::new(config, |name| match name {
+    let base = Base::tiny();
+    let adapter = RandomAdapter::new(&base, config, |name| match name {
         "model.layers.1.mlp.down_proj" => (4, 1.5),
         _ if name.ends_with("down_proj") => (4, 1.25),
         _ if name.ends_with("v_proj") => (9, 1.0 / 3.0),
         _ => (4, 0.5),
     });
-    assert_computes_the_merged_model(adapter).await;
+    assert_computes_the_merged_model(&base, adapter).await;
 }

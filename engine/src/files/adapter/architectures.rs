@@ -89,9 +89,10 @@ const fn unchanged(name: &'static str, modules: &'static [&'static Modules]) -> 
     }
 }
 
-static ARCHITECTURES: [Architecture; 23] = [
+static ARCHITECTURES: [Architecture; 27] = [
     // With all that share its converter: Mistral, SmolLM, TinyLlama, Yi and others.
     rotating_neighbours("llama", &[ATTENTION, GATED_FEED_FORWARD]),
+    rotating_neighbours("llama-embed", &[ATTENTION, GATED_FEED_FORWARD]),
     rotating_neighbours("mistral3", &[ATTENTION, GATED_FEED_FORWARD]),
     rotating_neighbours("smollm3", &[ATTENTION, GATED_FEED_FORWARD]),
     rotating_neighbours("granite", &[ATTENTION, GATED_FEED_FORWARD]),
@@ -107,10 +108,13 @@ static ARCHITECTURES: [Architecture; 23] = [
     unchanged("gemma", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("gemma2", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("gemma3", &[ATTENTION, GATED_FEED_FORWARD]),
+    unchanged("gemma3n", &[ATTENTION, GATED_FEED_FORWARD]),
+    unchanged("gemma4", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("exaone4", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("seed_oss", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("stablelm", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("command-r", &[ATTENTION, GATED_FEED_FORWARD]),
+    unchanged("cohere2", &[ATTENTION, GATED_FEED_FORWARD]),
     unchanged("starcoder2", &[ATTENTION, STARCODER2_FEED_FORWARD]),
     unchanged("phi2", &[PHI2]),
     unchanged("phi3", &[PHI3]),
