@@ -47,18 +47,12 @@ impl RunnerCgroups {
     /// The delegated cgroup of this process. `None` where there is none, which is found out once.
     pub(super) fn of_this_process() -> Option<&'static Self> {
         static CGROUPS: OnceLock<Option<RunnerCgroups>> = OnceLock::new();
-        let detect = || match find_delegated() {
-            Ok(delegated) => match Self::prepare(delegated) {
-                Ok(cgroups) => {
-                    let path = cgroups.delegated.display();
-                    tracing::info!("runners get cgroups of their own below {path}");
-                    Some(cgroups)
-                }
-                Err(error) => {
-                    tracing::info!(%error, "runners get no cgroups: their memory is limited by RLIMIT_DATA");
-                    None
-                }
-            },
+        let detect = || match find_delegated().and_then(Self::prepare_or_explain) {
+            Ok(cgroups) => {
+                let path = cgroups.delegated.display();
+                tracing::info!("runners get cgroups of their own below {path}");
+                Some(cgroups)
+            }
             Err(reason) => {
                 tracing::info!(
                     "runners get no cgroups, their memory is limited by RLIMIT_DATA: {reason}"
@@ -69,13 +63,28 @@ impl RunnerCgroups {
         CGROUPS.get_or_init(detect).as_ref()
     }
 
+    /// Prepares a delegated cgroup, or says why it cannot be used.
+    fn prepare_or_explain(delegated: PathBuf) -> Result<Self, String> {
+        let shown = delegated.display().to_string();
+        Self::prepare(delegated).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => {
+                format!("{shown}: other processes are in it, the agent must be alone: {error}")
+            }
+            _ => format!("{shown}: {error}"),
+        })
+    }
+
     /// Moves this process into a cgroup below `delegated`, whose memory can then be divided.
     fn prepare(delegated: PathBuf) -> io::Result<Self> {
         let (own, pid) = (delegated.join(AGENT_CGROUP), std::process::id().to_string());
         if !own.is_dir() {
             std::fs::create_dir(&own)?;
         }
-        std::fs::write(own.join("cgroup.procs"), &pid)?;
+        if let Err(error) = std::fs::write(own.join("cgroup.procs"), &pid) {
+            // It fails for one that another agent is in.
+            let _ = std::fs::remove_dir(&own);
+            return Err(error);
+        }
         let enabled = format!("+{MEMORY_CONTROLLER}");
         if let Err(error) = std::fs::write(delegated.join("cgroup.subtree_control"), enabled) {
             // Other processes are in it.
@@ -218,7 +227,10 @@ fn find_delegated() -> Result<PathBuf, String> {
     // The machine's own root, which has no such file, is nobody's.
     let is_container = is_root_of_namespace && delegated.join("cgroup.type").exists();
     if !is_container && !is_marked_as_delegated(&delegated) {
-        return Err(format!("{shown} is not delegated (systemd: Delegate=yes)"));
+        return Err(format!(
+            "{shown} is not marked as delegated (systemd: Delegate=yes in a service of the system; those of \
+             `systemctl --user` are never marked)"
+        ));
     }
     Ok(delegated)
 }
