@@ -160,6 +160,15 @@ pub trait LoadedModel: Send + Sync {
         None
     }
 
+    /// Loads an adapter of this model, which this model's process computes. It must be unloaded before this model.
+    ///
+    /// # Errors
+    /// When the engine has no adapters, or the files are not those of an adapter of this model.
+    async fn load_adapter(&self, _: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let problem = "spec.base: the engine of the base runs no adapters: the base must be a GGUF file, for the engine llama";
+        Err(LoadError::Spec(problem.into()))
+    }
+
     /// Frees what the model holds, and returns once that is free. Called once, after the last request.
     async fn unload(&self) {}
 

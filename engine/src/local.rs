@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
-use flotilla_core::spec::{EngineKind, Model, ModelSource};
+use flotilla_core::spec::{EngineKind, Model, ModelSource, ModelSpec};
 
 #[cfg(feature = "llama")]
 use crate::LlamaEngine;
+use crate::file_reading::FileReading;
+use crate::files::adapter::AdapterFiles;
+use crate::text::source_path::source_path;
 use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, MistralEngine};
 
 /// Loads models with the engine that their spec names, or that their files are for.
@@ -17,9 +20,22 @@ pub struct LocalEngine {
     mistral: MistralEngine,
     #[cfg(feature = "llama")]
     llama: LlamaEngine,
+    /// Reads the files of adapters.
+    reading: FileReading,
 }
 
 impl LocalEngine {
+    /// The memory of an adapter: what the spec says, or else that of its weights.
+    async fn estimate_adapter(&self, spec: &ModelSpec) -> Result<Bytes, LoadError> {
+        let path = source_path(spec)?.to_owned();
+        let (memory, files) = (spec.memory, path.clone());
+        let estimate = move || {
+            let files = AdapterFiles::find(&files)?;
+            Ok(memory.unwrap_or_else(|| files.memory()))
+        };
+        self.reading.run(&path, estimate).await
+    }
+
     fn choose(&self, model: &Model) -> Result<&dyn Engine, LoadError> {
         let path = match &model.spec.source {
             Some(ModelSource::Path(path)) => Some(path.as_path()),
@@ -49,6 +65,9 @@ fn engine_for(engine: EngineKind, path: Option<&Path>) -> EngineKind {
 #[async_trait]
 impl Engine for LocalEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
+        if model.spec.base.is_some() {
+            return self.estimate_adapter(&model.spec).await;
+        }
         self.choose(model)?.estimate(model).await
     }
 

@@ -56,20 +56,24 @@ impl Engine for SimulatedEngine {
         _: LoadProgress,
         control: &LoadControl,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let options = &model.spec.options;
-        let load_time = Duration::from_millis(options.load_ms.unwrap_or(0));
         tokio::select! {
-            () = tokio::time::sleep(load_time) => {}
-            () = control.cancelled.cancelled() => return Err(LoadError::Cancelled),
+            loaded = load(&model.spec.options, self.slowdown) => Ok(Arc::new(loaded?)),
+            () = control.cancelled.cancelled() => Err(LoadError::Cancelled),
         }
-        if let Some(problem) = &options.load_error {
-            return Err(LoadError::Engine(problem.clone()));
-        }
-        Ok(Arc::new(SimulatedModel::new(options, self.slowdown)))
+    }
+}
+
+async fn load(options: &EngineOptions, slowdown: f64) -> Result<SimulatedModel, LoadError> {
+    tokio::time::sleep(Duration::from_millis(options.load_ms.unwrap_or(0))).await;
+    match &options.load_error {
+        Some(problem) => Err(LoadError::Engine(problem.clone())),
+        None => Ok(SimulatedModel::new(options, slowdown)),
     }
 }
 
 struct SimulatedModel {
+    /// See [`SimulatedEngine::slowdown`].
+    slowdown: f64,
     output_tokens: u32,
     /// The natural logarithm of every token's probability.
     logprob: f32,
@@ -88,6 +92,7 @@ impl SimulatedModel {
         let speed = options.tokens_per_second.unwrap_or(0.0) / slowdown;
         let first_token = Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0));
         Self {
+            slowdown,
             output_tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
             logprob: options.token_probability.unwrap_or(1.0).ln(),
             first_token: first_token.mul_f64(slowdown),
@@ -206,6 +211,11 @@ impl LoadedModel for SimulatedModel {
         self.prefixes.is_some()
     }
 
+    async fn load_adapter(&self, adapter: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let loaded = load(&adapter.spec.options, self.slowdown).await?;
+        Ok(Arc::new(loaded))
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
         let events = events(self.output_tokens, self.logprob, &request);
         let first_token = self
@@ -283,6 +293,7 @@ mod tests {
     #[tokio::test]
     async fn tokens_come_at_the_configured_speed() {
         let model = SimulatedModel {
+            slowdown: 1.0,
             output_tokens: 5,
             logprob: 0.0,
             first_token: Duration::from_millis(20),

@@ -36,6 +36,8 @@ pub(super) struct ModelInstance {
     pub(super) revision: ModelRevision,
     /// Its files, if controllers deliver them. They stay on the node as long as the instance is there.
     pub(super) files: Option<Manifest>,
+    /// What an adapter runs in. `None`: it is no adapter.
+    pub(super) base: Option<Base>,
     /// Whether it takes memory of the node's accelerator.
     pub(super) on_device: bool,
     pub(super) role: InstanceRole,
@@ -48,6 +50,13 @@ pub(super) struct ModelInstance {
     pub(super) measured: Option<Bytes>,
     /// Its process, if that was to end and does not. The instance stays in its phase and keeps its memory.
     pub(super) stuck: Option<StuckProcess>,
+}
+
+/// The model that an adapter belongs to.
+pub(super) struct Base {
+    pub(super) name: ModelName,
+    /// Its loaded model on this node that the adapter is, or will be, loaded onto. `None`: it is waited for.
+    pub(super) served: Option<Arc<ServedModel>>,
 }
 
 /// What an instance is to its model.

@@ -126,13 +126,24 @@ impl InstanceTasks {
         let control = LoadControl::new(self.stop.child_token());
         self.loads.insert(id, control.cancelled.clone());
         let end = self.process_end(id);
+        let base = instance.base.as_ref().and_then(|base| base.served.clone());
+        // Its base stays until the adapter is unloaded.
+        let attachment = base.as_ref().map(|base| base.attach());
         self.spawn(id, async move {
-            let engine = engines.get(model.spec.engine);
-            let load = engine.load(&model, progress, &control);
+            let load = async {
+                match base {
+                    Some(base) => base.model.load_adapter(&model).await,
+                    None => {
+                        let engine = engines.get(model.spec.engine);
+                        engine.load(&model, progress, &control).await
+                    }
+                }
+            };
             let loaded = end.follow(load, control.stuck()).await;
             let loaded = loaded.unwrap_or(Err(LoadError::Cancelled));
             let served = loaded.map(|loaded| {
-                let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics, counters));
+                let served = ServedModel::new(loaded, &model.spec, metrics, counters);
+                let served = Arc::new(served.attached(attachment));
                 for warning in served.file_warnings() {
                     tracing::warn!(model = %model.name(), "{warning}");
                 }
@@ -159,10 +170,17 @@ impl InstanceTasks {
         self.watches.insert(id, task);
     }
 
-    /// Measures the memory of an instance that is charged this much, unless it is being measured. Reports
+    /// Measures the memory of an instance that is charged this much, unless it is being measured. Its adapters take
+    /// `adapters` of what its process has. Reports
     /// [`InstanceEvent::MemoryMeasured`] if the charge changes. Nobody waits for the end: for a process that hangs in the
     /// kernel, the kernel lets those hang who read its memory.
-    pub(super) fn measure(&mut self, id: InstanceId, charged: Bytes, served: &Arc<ServedModel>) {
+    pub(super) fn measure(
+        &mut self,
+        id: InstanceId,
+        charged: Bytes,
+        adapters: Bytes,
+        served: &Arc<ServedModel>,
+    ) {
         self.measurements
             .retain(|_, running| !running.is_finished());
         if served.model.process_id().is_none() || self.measurements.contains_key(&id) {
@@ -170,7 +188,7 @@ impl InstanceTasks {
         }
         let (served, reports) = (served.clone(), self.reports.clone());
         let measurement = task::spawn_blocking(move || {
-            let usage = served.memory_usage();
+            let usage = served.memory_usage(adapters);
             if let Some(memory) = usage.and_then(|usage| charged_memory(charged, usage)) {
                 // It fails only after the manager has ended.
                 let _ = reports.send((id, InstanceEvent::MemoryMeasured(memory)));
@@ -237,8 +255,14 @@ impl InstanceTasks {
                 served.cut();
                 let _ = tokio::time::timeout(CUT_TIME, served.drained()).await;
             }
+            // Its adapters have as long, and leave with their process at the latest.
+            let adapters = tokio::time::timeout(timeout + 2 * CUT_TIME, served.adapters_gone());
+            if adapters.await.is_err() {
+                tracing::warn!(%model, "its adapters did not leave in time");
+            }
             end.follow(served.model.unload(), served.model.stuck())
                 .await;
+            served.detach();
             drop(served);
             InstanceEvent::Unloaded
         });

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::instance::{
-    InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance,
+    Base, InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance,
     RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
@@ -176,6 +176,7 @@ impl ModelManager {
     }
 
     fn reconcile_model(&mut self, name: &ModelName, desired: Option<&DesiredModel>) {
+        self.leave_base(name);
         loop {
             let current = self.instance(name, InstanceRole::Current);
             let next = self.instance(name, InstanceRole::Next);
@@ -208,12 +209,10 @@ impl ModelManager {
             None => self.add_instance(desired, role),
         };
         let phase = self.instances.get(&id).map(|instance| &instance.phase);
-        match phase {
-            Some(InstancePhase::Waiting) => self.apply(id, InstanceEvent::Start(Box::new(model))),
-            Some(InstancePhase::Checked { needed, .. }) => {
-                self.reserve_memory(id, *needed, &desired.name, role);
-            }
-            _ => {}
+        if let Some(InstancePhase::Checked { needed, .. }) = phase {
+            self.reserve_memory(id, *needed, &desired.name, role);
+        } else if matches!(phase, Some(InstancePhase::Waiting)) && self.join_base(id) {
+            self.apply(id, InstanceEvent::Start(Box::new(model)));
         }
     }
 
@@ -278,6 +277,9 @@ impl ModelManager {
             model: desired.name.clone(),
             revision: desired.revision,
             files: desired.files.clone(),
+            base: spec
+                .and_then(|spec| spec.base.clone())
+                .map(|name| Base { name, served: None }),
             on_device: self.memory.device.is_some() && uses_accelerator,
             role,
             phase: InstancePhase::Waiting,
@@ -400,7 +402,8 @@ impl ModelManager {
             if let InstancePhase::Ready { memory, served } = &instance.phase
                 && !instance.on_device
             {
-                self.tasks.measure(instance.id, *memory, served);
+                let adapters = self.adapter_memory(served);
+                self.tasks.measure(instance.id, *memory, adapters, served);
             }
         }
     }
@@ -422,6 +425,7 @@ fn needed_files<'a>(
     needed
 }
 
+mod adapters;
 mod roles;
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ mod tests {
             model: name(),
             revision: ModelRevision(revision),
             files: None,
+            base: None,
             on_device: false,
             role: InstanceRole::Current,
             phase,

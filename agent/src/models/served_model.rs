@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use flotilla_core::Bytes;
 use flotilla_core::generate::{AnswerTiming, EffectiveDefaults, GenerateRequest};
 use flotilla_core::spec::ModelSpec;
 use flotilla_engine::LoadedModel;
 use flotilla_proto::v1::{FileDefaults, ModelCounters};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
@@ -35,6 +39,10 @@ pub struct ServedModel {
     rate: Arc<ModelRate>,
     /// Cancelled when the time is over in which running answers could end.
     cut: CancellationToken,
+    /// The adapters that are loaded onto it.
+    adapters: TaskTracker,
+    /// Keeps the base of an adapter.
+    attachment: Mutex<Option<TaskTrackerToken>>,
 }
 
 impl ServedModel {
@@ -74,7 +82,33 @@ impl ServedModel {
             counters,
             longest: AtomicU32::new(0),
             cut: CancellationToken::new(),
+            adapters: TaskTracker::new(),
+            attachment: Mutex::default(),
         }
+    }
+
+    /// Makes it an adapter of the model that the attachment is from.
+    pub(super) fn attached(self, attachment: Option<TaskTrackerToken>) -> Self {
+        Self {
+            attachment: Mutex::new(attachment),
+            ..self
+        }
+    }
+
+    /// Lets its base go, if it is an adapter: it is unloaded.
+    pub(super) fn detach(&self) {
+        drop(self.attachment.lock().take());
+    }
+
+    /// Makes the model stay until the attachment is dropped.
+    pub(super) fn attach(&self) -> TaskTrackerToken {
+        self.adapters.token()
+    }
+
+    /// Waits until no adapter is loaded onto it any more. None may be attached from now on.
+    pub(super) async fn adapters_gone(&self) {
+        self.adapters.close();
+        self.adapters.wait().await;
     }
 
     /// The number of requests that are computed at once.
@@ -94,9 +128,9 @@ impl ServedModel {
         self.defaults.context().unwrap_or(0)
     }
 
-    /// What the model's own process has taken. `None` if it has none.
-    pub(super) fn memory_usage(&self) -> Option<MemoryUsage> {
-        let peak = self.model.peak_memory()?;
+    /// What the model's own process has taken without its `adapters`. `None` if it has none.
+    pub(super) fn memory_usage(&self, adapters: Bytes) -> Option<MemoryUsage> {
+        let peak = self.model.peak_memory()?.saturating_sub(adapters);
         // An answer ends a few tokens before the end of the context at the latest.
         let nearly_all = |context: u32| context - context / 20;
         let context = self.defaults.context().map(nearly_all);

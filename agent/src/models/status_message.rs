@@ -42,6 +42,10 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
             set_error(&mut message, &process.into());
             ModelPhase::Failed
         }
+        InstancePhase::Waiting if let Some(base) = &instance.base => {
+            message.loading_stage = format!("waiting for its base {}", base.name);
+            ModelPhase::Loading
+        }
         InstancePhase::Waiting | InstancePhase::Checking => {
             "checking".clone_into(&mut message.loading_stage);
             ModelPhase::Loading

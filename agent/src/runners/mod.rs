@@ -24,20 +24,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::{Model, ModelSpec};
-use flotilla_engine::runner::MAX_MESSAGE;
 use flotilla_engine::{
     EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel, LocalEngine, ProcessEnd,
 };
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1;
-use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::v1::load_event::Event;
 use flotilla_proto::v1::runner_client::RunnerClient;
 use tokio::sync::Semaphore;
 
 pub use self::runner_command::RunnerCommand;
 use self::runner_command::RunnerSettings;
-use self::runner_model::RunnerModel;
+use self::runner_model::{RunnerModel, load_error};
 use self::runner_process::RunnerProcess;
 
 /// The number of models that are loaded at once. A load may take more memory than the loaded model, and more
@@ -146,10 +144,7 @@ impl StartedRunner {
             match event {
                 Event::Progress(report) => progress(&report.stage, report.fraction),
                 Event::Loaded(loaded) => return Ok(Ok(loaded)),
-                Event::Failed(failure) => {
-                    let error = serde_json::from_str(&failure.error_json);
-                    return Ok(Err(error.unwrap_or(LoadError::Engine(failure.error_json))));
-                }
+                Event::Failed(failure) => return Ok(Err(load_error(failure))),
             }
         }
         let problem = "the load ended without a result";
@@ -195,12 +190,9 @@ impl Engine for RunnerEngine {
             loaded = load => loaded?,
             never = report_stuck => match never {},
         };
-        let client = InferenceClient::with_origin(runner.channel, transport::origin())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
         Ok(Arc::new(RunnerModel::new(
             runner.process,
-            client,
+            runner.channel,
             description,
         )))
     }

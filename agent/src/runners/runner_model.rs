@@ -1,37 +1,70 @@
 //! A model that is loaded in a runner.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::generate::{
     ChoiceDelta, EmbedRequest, Embeddings, FileDefaults, GenerateEvent, GenerateRequest,
     RequestError,
 };
+use flotilla_core::spec::Model;
+use flotilla_engine::runner::{ADAPTER_KEY, MAX_MESSAGE};
 use flotilla_engine::{GenerateEvents, LoadError, LoadedModel, StuckProcess};
-use flotilla_proto::transport::LinkChannel;
+use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
+use flotilla_proto::v1::load_adapter_response::Result as AdapterResult;
+use flotilla_proto::v1::runner_client::RunnerClient;
 use flotilla_proto::{answer_messages, status, v1};
 use futures::stream::{self, StreamExt};
+use tonic::Request;
 
 use super::runner_process::RunnerProcess;
 
-/// A model that is loaded in a runner.
+/// A model that is loaded in a runner, or an adapter of it.
 pub(super) struct RunnerModel {
-    process: RunnerProcess,
-    client: InferenceClient<LinkChannel>,
+    process: Arc<RunnerProcess>,
+    channel: LinkChannel,
     description: v1::LoadedModel,
+    /// The number of the adapter that this is. `None`: it is the runner's model, with which the process ends.
+    adapter: Option<u64>,
+    /// The number of the last adapter that was loaded in the runner.
+    last_adapter: Arc<AtomicU64>,
 }
 
 impl RunnerModel {
     pub(super) fn new(
         process: RunnerProcess,
-        client: InferenceClient<LinkChannel>,
+        channel: LinkChannel,
         description: v1::LoadedModel,
     ) -> Self {
         Self {
-            process,
-            client,
+            process: Arc::new(process),
+            channel,
             description,
+            adapter: None,
+            last_adapter: Arc::default(),
         }
+    }
+
+    fn client(&self) -> InferenceClient<LinkChannel> {
+        InferenceClient::with_origin(self.channel.clone(), transport::origin())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn runner(&self) -> RunnerClient<LinkChannel> {
+        RunnerClient::with_origin(self.channel.clone(), transport::origin())
+    }
+
+    /// A request for this model, rather than for another one of its runner.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(id) = self.adapter {
+            request.metadata_mut().insert(ADAPTER_KEY, id.into());
+        }
+        request
     }
 }
 
@@ -44,7 +77,7 @@ impl LoadedModel for RunnerModel {
             stream: true,
             ..(&request).into()
         };
-        let responses = self.client.clone().generate(message).await;
+        let responses = self.client().generate(self.request(message)).await;
         let responses = responses.map_err(|status| request_error(&status, &model))?;
         let events = responses.into_inner().flat_map(move |response| {
             let events = match response {
@@ -69,7 +102,7 @@ impl LoadedModel for RunnerModel {
             check_only: true,
             ..request.into()
         };
-        let checked = self.client.clone().embed(message).await;
+        let checked = self.client().embed(self.request(message)).await;
         let lost = |status| request_error(&status, request.model.as_str());
         checked.map(drop).map_err(lost)
     }
@@ -78,7 +111,8 @@ impl LoadedModel for RunnerModel {
         let model = request.model.to_string();
         let message = v1::EmbedRequest::from(&request);
         let lost = |status| request_error(&status, &model);
-        let mut responses = self.client.clone().embed(message).await.map_err(lost)?;
+        let responses = self.client().embed(self.request(message)).await;
+        let mut responses = responses.map_err(lost)?;
         let response = responses.get_mut().message().await.map_err(lost)?;
         response.map(Into::into).ok_or_else(|| {
             RequestError::Engine("the process of the model sent no embeddings".into())
@@ -106,7 +140,11 @@ impl LoadedModel for RunnerModel {
     }
 
     fn peak_memory(&self) -> Option<Bytes> {
-        self.process.peak_memory()
+        // Nobody knows what an adapter takes of its process.
+        match self.adapter {
+            Some(_) => None,
+            None => self.process.peak_memory(),
+        }
     }
 
     fn process_id(&self) -> Option<u32> {
@@ -121,13 +159,55 @@ impl LoadedModel for RunnerModel {
         self.process.ended().await.into()
     }
 
+    async fn load_adapter(&self, adapter: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let id = self.last_adapter.fetch_add(1, Ordering::Relaxed) + 1;
+        let resource_json =
+            serde_json::to_string(adapter).map_err(|error| LoadError::Spec(error.to_string()))?;
+        let request = v1::LoadAdapterRequest { id, resource_json };
+        let result = match self.runner().load_adapter(request).await {
+            Ok(response) => response.into_inner().result,
+            Err(status) => return Err(self.process.failure(&status).await),
+        };
+        let description = match result {
+            Some(AdapterResult::Loaded(description)) => description,
+            Some(AdapterResult::Failed(failure)) => return Err(load_error(failure)),
+            None => return Err(LoadError::Engine("the load ended without a result".into())),
+        };
+        Ok(Arc::new(Self {
+            process: self.process.clone(),
+            channel: self.channel.clone(),
+            description,
+            adapter: Some(id),
+            last_adapter: self.last_adapter.clone(),
+        }))
+    }
+
     async fn unload(&self) {
-        self.process.end().await;
+        let Some(id) = self.adapter else {
+            return self.process.end().await;
+        };
+        let request = v1::UnloadAdapterRequest { id };
+        let unload = async {
+            if let Err(status) = self.runner().unload_adapter(request).await {
+                tracing::debug!(%status, "the adapter has ended with its process");
+            }
+        };
+        // A process that ends frees its adapters.
+        tokio::select! {
+            () = unload => {}
+            () = self.process.ending() => {}
+        }
     }
 
     async fn stuck(&self) -> StuckProcess {
         self.process.stuck().await
     }
+}
+
+/// Reads why a load failed.
+pub(super) fn load_error(failure: v1::LoadFailure) -> LoadError {
+    let error = serde_json::from_str(&failure.error_json);
+    error.unwrap_or(LoadError::Engine(failure.error_json))
 }
 
 /// Converts a status. One of the transport says that the process is gone, so that another node may answer.

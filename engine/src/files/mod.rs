@@ -1,6 +1,5 @@
 //! The files of a model: which there are, what their headers say, and whether they are complete.
 
-#[allow(dead_code)]
 pub(crate) mod adapter;
 pub(crate) mod file_defaults;
 pub(crate) mod gguf_header;

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use flotilla_core::generate::GenerateInput;
+use flotilla_core::generate::{GenerateInput, GenerateRequest};
+use flotilla_core::spec::Model;
+use futures::future::join_all;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -14,11 +17,11 @@ use llama_cpp_2::token::LlamaToken;
 use serde_json::{Value, json};
 
 use super::backend::backend;
-use crate::MistralEngine;
 use crate::files::adapter::{AdapterFiles, GgufAdapter};
 use crate::files::gguf_header::GgufHeader;
 use crate::test_adapters::{ConstantWord, write_constant_adapter};
-use crate::test_answers::{answer, load_with, request, spec};
+use crate::test_answers::{answer, load_with, model, request, spec};
+use crate::{LlamaEngine, LoadError, LoadedModel, MistralEngine};
 
 fn path(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -247,4 +250,82 @@ async fn modules_have_their_own_ranks_and_scales() {
         _ => (4, 0.5),
     });
     assert_computes_the_merged_model(&base, adapter).await;
+}
+
+/// An adapter of SmolLM2 as a model whose files are in `dir`.
+fn constant_adapter(dir: &Path, word: ConstantWord) -> Model {
+    write_constant_adapter(dir, word).unwrap();
+    model(spec(dir))
+}
+
+fn words(prompt: &str, count: u32) -> GenerateRequest {
+    let mut request = request(GenerateInput::Text(prompt.into()));
+    request.sampling.max_tokens = Some(count);
+    request
+}
+
+async fn text(model: &Arc<dyn LoadedModel>, request: GenerateRequest) -> String {
+    answer(model, request).await.unwrap().content
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_different_adapters_do_not_mix() {
+    let file = path("../models/chat/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let base = load_with(&LlamaEngine::default(), spec(&file))
+        .await
+        .unwrap();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let yes = constant_adapter(dirs[0].path(), ConstantWord::Yes);
+    let no = constant_adapter(dirs[1].path(), ConstantWord::No);
+    let yes = base.load_adapter(&yes).await.unwrap();
+    let no = base.load_adapter(&no).await.unwrap();
+    // The same prompts for all, so that beginnings would be shared if they could.
+    let prompts = [
+        "The weather in the mountains is often",
+        "The weather in the mountains was",
+    ];
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        alone.push(text(&base, words(prompt, 6)).await);
+    }
+    let answers = async |model: &Arc<dyn LoadedModel>| {
+        let answers = prompts.map(|prompt| text(model, words(prompt, 6)));
+        join_all(answers).await
+    };
+    // Twice: the second time from what the first has left.
+    for _ in 0..2 {
+        let (from_base, from_yes, from_no) =
+            tokio::join!(answers(&base), answers(&yes), answers(&no));
+        assert_eq!(from_base, alone);
+        assert_eq!(from_yes, [" yes".repeat(6), " yes".repeat(6)]);
+        assert_eq!(from_no, [" no".repeat(6), " no".repeat(6)]);
+    }
+    yes.unload().await;
+    let gone = answer(&yes, words("Hello", 1)).await.err().unwrap();
+    assert!(gone.to_string().contains("adapter"), "{gone}");
+    assert_eq!(text(&no, words("Hello", 2)).await, " no no");
+    assert_eq!(text(&base, words(prompts[0], 6)).await, alone[0]);
+    no.unload().await;
+    base.unload().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adapter_that_does_not_fit_is_refused_and_its_base_goes_on() {
+    let tiny = path("src/mistral/tests/reference/tiny.gguf");
+    let base = load_with(&LlamaEngine::default(), spec(&tiny))
+        .await
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = constant_adapter(dir.path(), ConstantWord::Red);
+    let refused = base.load_adapter(&adapter).await.err().unwrap();
+    assert!(matches!(refused, LoadError::OtherBase { .. }), "{refused}");
+    assert!(!text(&base, words("Hello", 4)).await.is_empty());
+    let folder = path("../models/extract");
+    let mistral = load_with(&MistralEngine::default(), spec(&folder))
+        .await
+        .unwrap();
+    let refused = mistral.load_adapter(&adapter).await.err().unwrap();
+    assert!(refused.to_string().contains("GGUF"), "{refused}");
+    base.unload().await;
+    mistral.unload().await;
 }

@@ -9,6 +9,8 @@ use flotilla_core::generate::{
 use futures::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::adapter_turns::AdapterId;
+use super::decoder::Command;
 use super::engine_thread::EngineThread;
 use super::sequence::{SequenceEvent, Task};
 use super::tokenizer::Tokenizer;
@@ -20,10 +22,12 @@ use crate::text::token_sampler::{SampledToken, TokenSampler};
 
 /// An answer that has not started yet.
 pub(super) struct ChoiceTask {
+    /// The adapter that it is computed with.
+    pub(super) adapter: Option<AdapterId>,
     pub(super) prepared: PreparedRequest,
     pub(super) model: Arc<TextModel>,
     pub(super) tokenizer: Arc<Tokenizer>,
-    pub(super) thread: Arc<EngineThread<Task>>,
+    pub(super) thread: Arc<EngineThread<Command>>,
 }
 
 impl ChoiceTask {
@@ -78,14 +82,16 @@ impl ChoiceTask {
                 .with_forced_tokens(forced)
         });
         let (events, received) = unbounded_channel();
-        self.thread.send(Task {
+        let task = Task {
+            adapter: self.adapter,
             prompt: prompt.clone(),
             sampler: TokenSampler::new(&request.sampling, prompt, request.logprobs)
                 .with_grammar(grammar),
             max_tokens: self.prepared.max_answer(self.model.context),
             scorer,
             events,
-        })?;
+        };
+        self.thread.send(Command::Answer(Box::new(task)))?;
         Ok(received)
     }
 

@@ -1,6 +1,7 @@
 //! The thread that computes the answers of a model.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
@@ -9,12 +10,32 @@ use flotilla_core::generate::RequestError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
+use tokio::sync::oneshot;
 
+use super::adapter::Adapters;
+use super::adapter_turns::{AdapterId, next_turn};
 use super::prefix_cache::{Entry, Place, PrefixCache, Reuse};
 use super::reading_pace::{ReadingPace, StepTokens};
-use super::sequence::{Sequence, Task};
+use super::sequence::{Sequence, SequenceEvent, Task};
 use super::step_plan::{PendingTokens, plan_step};
 use super::thread_status::ThreadStatus;
+use crate::LoadError;
+
+/// What a decoder is asked to do.
+pub(super) enum Command {
+    /// Compute an answer.
+    Answer(Box<Task>),
+    /// Load an adapter from a GGUF file.
+    LoadAdapter {
+        path: PathBuf,
+        loaded: oneshot::Sender<Result<AdapterId, LoadError>>,
+    },
+    /// Free an adapter, after all sequences that are computed with it.
+    RemoveAdapter {
+        id: AdapterId,
+        removed: oneshot::Sender<()>,
+    },
+}
 
 /// Computes answers.
 pub(super) struct Decoder<'model> {
@@ -24,6 +45,11 @@ pub(super) struct Decoder<'model> {
     limit: usize,
     end_tokens: Arc<[u32]>,
     cache: PrefixCache,
+    adapters: Adapters<'model>,
+    /// Whose turn the last step was.
+    turn: Option<AdapterId>,
+    /// The adapters to free, and who is told.
+    leaving: Vec<(AdapterId, oneshot::Sender<()>)>,
     pace: ReadingPace,
     status: Arc<ThreadStatus>,
     /// Tasks without a place yet, in the order of their arrival.
@@ -46,6 +72,7 @@ impl<'model> Decoder<'model> {
         context: LlamaContext<'model>,
         limit: usize,
         reuse: Reuse,
+        adapters: Adapters<'model>,
         end_tokens: Arc<[u32]>,
         status: Arc<ThreadStatus>,
     ) -> Self {
@@ -53,6 +80,9 @@ impl<'model> Decoder<'model> {
         Self {
             batch: LlamaBatch::new(tokens, 1),
             cache: PrefixCache::new(limit, reuse),
+            adapters,
+            turn: None,
+            leaving: Vec::new(),
             pace: ReadingPace::new(tokens),
             context,
             limit,
@@ -64,9 +94,10 @@ impl<'model> Decoder<'model> {
     }
 
     /// Computes what comes, until the channel is closed and nobody reads an answer any more.
-    pub(super) fn run(mut self, tasks: &Receiver<Task>) {
-        while self.receive(tasks) {
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        while self.receive(commands) {
             self.remove_abandoned();
+            self.remove_adapters();
             self.admit();
             if !self.active.is_empty() {
                 self.step();
@@ -74,22 +105,56 @@ impl<'model> Decoder<'model> {
         }
     }
 
-    /// Takes all tasks that have come, and waits for one if there is nothing to do. Returns `false` when nothing is
+    /// Takes all commands that have come, and waits for one if there is nothing to do. Returns `false` when nothing is
     /// left to do and nothing can come.
-    fn receive(&mut self, tasks: &Receiver<Task>) -> bool {
+    fn receive(&mut self, commands: &Receiver<Command>) -> bool {
         loop {
-            if self.active.is_empty() && self.waiting.is_empty() {
-                match tasks.recv() {
-                    Ok(task) => self.waiting.push_back(task),
+            if self.active.is_empty() && self.waiting.is_empty() && self.leaving.is_empty() {
+                match commands.recv() {
+                    Ok(command) => self.take(command),
                     Err(_) => return false,
                 }
             }
-            match tasks.try_recv() {
-                Ok(task) => self.waiting.push_back(task),
+            match commands.try_recv() {
+                Ok(command) => self.take(command),
                 Err(TryRecvError::Empty) => return true,
                 // The model is unloaded: nobody waits for an answer.
                 Err(TryRecvError::Disconnected) => return false,
             }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Answer(task) => self.waiting.push_back(*task),
+            Command::LoadAdapter { path, loaded } => {
+                let id = self.adapters.load(&path);
+                // Nobody waits for it any more.
+                if let Err(Ok(id)) = loaded.send(id) {
+                    self.remove_adapter(id);
+                }
+            }
+            Command::RemoveAdapter { id, removed } => self.leaving.push((id, removed)),
+        }
+    }
+
+    /// Frees the adapters that are to leave, once no sequence is computed with them.
+    fn remove_adapters(&mut self) {
+        for (id, removed) in std::mem::take(&mut self.leaving) {
+            let uses = |task: &Task| task.adapter == Some(id);
+            if self.waiting.iter().any(uses) || self.active.iter().any(|s| uses(&s.task)) {
+                self.leaving.push((id, removed));
+            } else {
+                self.remove_adapter(id);
+                // Whoever has left does not need to know.
+                let _ = removed.send(());
+            }
+        }
+    }
+
+    fn remove_adapter(&mut self, id: AdapterId) {
+        if let Err(problem) = self.adapters.remove(&mut self.context, id) {
+            tracing::warn!(problem, "an adapter was not freed");
         }
     }
 
@@ -111,7 +176,16 @@ impl<'model> Decoder<'model> {
         while self.active.len() < self.limit
             && let Some(task) = self.waiting.pop_front()
         {
-            match self.cache.enter(&task.prompt, task.scorer.is_some()) {
+            if task.adapter.is_some_and(|id| !self.adapters.contains(id)) {
+                let error = RequestError::Engine("the adapter is not loaded any more".into());
+                // Without a receiver nobody asks.
+                let _ = task.events.send(SequenceEvent::Failed(error));
+                continue;
+            }
+            match self
+                .cache
+                .enter(task.adapter, &task.prompt, task.scorer.is_some())
+            {
                 Some(Entry::Begin(place)) => self.begin(task, place),
                 Some(Entry::Wait) | None => later.push_back(task),
             }
@@ -158,12 +232,31 @@ impl<'model> Decoder<'model> {
         copied.is_ok() && self.clear(slot, tokens)
     }
 
-    /// Computes the next tokens of all sequences.
+    /// Computes the next tokens of all sequences whose turn it is.
     fn step(&mut self) {
-        let pending: Vec<_> = self.active.iter().map(pending).collect();
+        let adapters = self.active.iter().map(|sequence| sequence.task.adapter);
+        let Some(turn) = next_turn(self.turn, adapters) else {
+            return;
+        };
+        self.turn = turn;
+        if let Err(problem) = self.adapters.select(&mut self.context, turn) {
+            return self.fail_all(&problem);
+        }
+        let (in_turn, pending): (Vec<_>, Vec<_>) = self
+            .active
+            .iter()
+            .enumerate()
+            .filter(|(_, sequence)| sequence.task.adapter == turn)
+            .map(|(index, sequence)| (index, pending(sequence)))
+            .unzip();
         let limit = self.context.n_batch() as usize;
-        let is_writing = pending.iter().any(|sequence| sequence.unread == 0);
-        let plan = plan_step(&pending, self.pace.tokens(is_writing), limit);
+        // Those of the other adapters wait for the end of this step, too.
+        let is_writing = self.active.iter().any(|sequence| sequence.unread() == 0);
+        let planned = plan_step(&pending, self.pace.tokens(is_writing), limit);
+        let mut plan = vec![0; self.active.len()];
+        for (index, tokens) in in_turn.iter().zip(&planned) {
+            plan[*index] = *tokens;
+        }
         let wanted = match self.fill_batch(&plan) {
             Ok(wanted) => wanted,
             Err(error) => return self.fail_all(&error.to_string()),
@@ -187,7 +280,7 @@ impl<'model> Decoder<'model> {
         }
         self.take_logits(&wanted);
         self.status.end();
-        if let Some(step) = step_tokens(&pending, &plan) {
+        if let Some(step) = step_tokens(&pending, &planned) {
             self.pace.learn(step, time);
         }
         if let Some(speed) = self.pace.speed() {

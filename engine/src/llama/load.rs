@@ -10,6 +10,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use tokio_util::sync::CancellationToken;
 
+use super::adapter_load::AdapterBase;
 use super::backend::{backend, with_first_error};
 use super::load_plan::LoadPlan;
 use super::tokenizer::Tokenizer;
@@ -31,6 +32,8 @@ pub(super) struct LoadedFile {
     pub(super) model: Arc<LlamaModel>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) text_model: TextModel,
+    /// What its adapters need.
+    pub(super) adapter_base: AdapterBase,
     pub(super) plan: LoadPlan,
     pub(super) pipeline: Pipeline,
     /// What the file says about sampling.
@@ -101,11 +104,9 @@ fn load_here(
         None => vocabulary::templates(header),
     };
     let vocabulary = vocabulary::vocabulary(&model, &tokenizer, header, &templates);
+    let special_tokens = vocabulary::special_tokens(&model, header);
     let template = match plan.pipeline {
-        Pipeline::Text => {
-            let special_tokens = vocabulary::special_tokens(&model, header);
-            load_template(spec, templates, special_tokens, &vocabulary)?
-        }
+        Pipeline::Text => load_template(spec, templates, special_tokens.clone(), &vocabulary)?,
         Pipeline::Embedding => None,
     };
     progress("loading", 1.0);
@@ -114,11 +115,15 @@ fn load_here(
         model,
         tokenizer,
         text_model: TextModel {
-            vocabulary,
+            vocabulary: Arc::new(vocabulary),
             template,
             context: plan.context as usize,
             reading_limit: reading_limit
                 .map_or(Duration::MAX, |seconds| Duration::from_secs(seconds.into())),
+        },
+        adapter_base: AdapterBase {
+            source: source_path(spec)?.to_owned(),
+            special_tokens,
         },
         pipeline: plan.pipeline,
         file_defaults: file_defaults::read(&files, &inspection),

@@ -9,6 +9,9 @@
 //!
 //! Start reading at [`LlamaEngine`], then [`decoder`], the thread.
 
+mod adapter;
+mod adapter_load;
+mod adapter_turns;
 mod attention;
 mod backend;
 mod choice;

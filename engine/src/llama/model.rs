@@ -9,28 +9,31 @@ use flotilla_core::generate::{
     EmbedInput, EmbedRequest, Embeddings, FileDefaults, GenerateInput, GenerateRequest,
     RequestError,
 };
-use flotilla_core::spec::{KvCacheType, Pipeline};
+use flotilla_core::spec::{KvCacheType, Model, Pipeline};
 use futures::StreamExt;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType as EngineCacheType, LlamaContextParams};
 use llama_cpp_2::model::LlamaModel as EngineModel;
 
+use super::adapter::Adapters;
+use super::adapter_load::{self, AdapterBase};
+use super::adapter_turns::AdapterId;
 use super::backend::{backend, with_first_error};
 use super::choice::ChoiceTask;
-use super::decoder::Decoder;
+use super::decoder::{Command, Decoder};
 use super::embedder::{EmbedTask, Embedder, MAX_INPUTS};
 use super::engine_thread::EngineThread;
 use super::load::LoadedFile;
 use super::load_plan::LoadPlan;
 use super::pooling::Pooling;
 use super::prefix_cache::Reuse;
-use super::sequence::Task;
 use super::thread_status::ThreadStatus;
 use super::tokenizer::Tokenizer;
 use crate::text::preparation::Preparation;
 use crate::text::prepared_request::PreparedRequest;
 use crate::text::text_model::TextModel;
 use crate::text::token_ids;
+use crate::warm_up::warm_up;
 use crate::{GenerateEvents, LoadError, LoadedModel};
 
 /// llama.cpp's numbers for the use of flash attention.
@@ -46,12 +49,17 @@ pub(super) struct LlamaModel {
     vocabulary_size: u32,
     sequences: u32,
     file_defaults: FileDefaults,
+    /// What its adapters need.
+    adapter_base: Arc<AdapterBase>,
+    /// The adapter that this is. `None`: it is the model itself, with which the thread ends.
+    adapter: Option<AdapterId>,
 }
 
 /// The thread of a model.
+#[derive(Clone)]
 enum Worker {
-    Text(Arc<EngineThread<Task>>),
-    Embedding(EngineThread<EmbedTask>),
+    Text(Arc<EngineThread<Command>>),
+    Embedding(Arc<EngineThread<EmbedTask>>),
 }
 
 impl LlamaModel {
@@ -64,6 +72,7 @@ impl LlamaModel {
             model,
             tokenizer,
             text_model,
+            adapter_base,
             plan,
             pipeline,
             file_defaults,
@@ -79,18 +88,25 @@ impl LlamaModel {
         };
         let worker = match pipeline {
             Pipeline::Text => {
-                let run = move |context: LlamaContext<'_>, tasks: &Receiver<Task>, status| {
-                    Decoder::new(context, limit, reuse, end_tokens, status).run(tasks);
+                let run = move |owner: &EngineModel,
+                                context: LlamaContext<'_>,
+                                commands: &Receiver<Command>,
+                                status| {
+                    let adapters = Adapters::new(owner);
+                    Decoder::new(context, limit, reuse, adapters, end_tokens, status).run(commands);
                 };
                 Worker::Text(Arc::new(start_thread(model, plan, run).await?))
             }
             Pipeline::Embedding => {
                 // The plan has refused a file without.
                 let pooling = plan.pooling.unwrap_or(Pooling::Mean);
-                let run = move |context: LlamaContext<'_>, tasks: &Receiver<EmbedTask>, status| {
+                let run = move |_: &EngineModel,
+                                context: LlamaContext<'_>,
+                                tasks: &Receiver<EmbedTask>,
+                                status| {
                     Embedder::new(context, pooling, status).run(tasks);
                 };
-                Worker::Embedding(start_thread(model, plan, run).await?)
+                Worker::Embedding(Arc::new(start_thread(model, plan, run).await?))
             }
         };
         Ok(Self {
@@ -101,6 +117,50 @@ impl LlamaModel {
             vocabulary_size,
             sequences,
             file_defaults,
+            adapter_base: Arc::new(adapter_base),
+            adapter: None,
+        })
+    }
+
+    /// Loads an adapter, which shares the thread.
+    async fn start_adapter(&self, adapter: &Model) -> Result<Self, LoadError> {
+        let Worker::Text(thread) = &self.worker else {
+            let problem = "spec.base: the base makes embeddings, which no adapter changes";
+            return Err(LoadError::Spec(problem.into()));
+        };
+        if self.adapter.is_some() {
+            let problem = "spec.base: the base is an adapter itself";
+            return Err(LoadError::Spec(problem.into()));
+        }
+        let (base, base_model) = (self.adapter_base.clone(), self.text_model.clone());
+        let resource = adapter.clone();
+        let find = move || {
+            let text_model = base.text_model(&base_model, &resource.spec)?;
+            Ok::<_, LoadError>((text_model, base.find(&resource)?))
+        };
+        let found = tokio::task::spawn_blocking(find).await;
+        let (text_model, file) = found.map_err(|error| LoadError::Engine(error.to_string()))??;
+        let stopped = |error: RequestError| LoadError::Engine(error.to_string());
+        let (sender, loaded) = tokio::sync::oneshot::channel();
+        let command = Command::LoadAdapter {
+            path: file.to_path_buf(),
+            loaded: sender,
+        };
+        thread.send(command).map_err(stopped)?;
+        let loaded = tokio::select! {
+            loaded = loaded => loaded.map_err(|_| stopped(thread.stopped()))?,
+            error = thread.failed() => Err(stopped(error)),
+        };
+        Ok(Self {
+            adapter: Some(loaded?),
+            worker: self.worker.clone(),
+            text_model: Arc::new(text_model),
+            tokenizer: self.tokenizer.clone(),
+            preparation: Preparation::default(),
+            vocabulary_size: self.vocabulary_size,
+            sequences: self.sequences,
+            file_defaults: self.file_defaults.clone(),
+            adapter_base: self.adapter_base.clone(),
         })
     }
 
@@ -177,6 +237,7 @@ impl LoadedModel for LlamaModel {
         };
         let prepared = prepared.map_err(|error| thread.explain(error))?;
         let choice = ChoiceTask {
+            adapter: self.adapter,
             prepared,
             model: self.text_model.clone(),
             tokenizer: self.tokenizer.clone(),
@@ -222,7 +283,34 @@ impl LoadedModel for LlamaModel {
         }
     }
 
+    async fn load_adapter(&self, adapter: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let loaded = self.start_adapter(adapter).await?;
+        let has_template = loaded.text_model.template.is_some();
+        let timeout = adapter_load::TIMEOUT;
+        let warmed = warm_up(
+            &loaded,
+            adapter.name(),
+            Pipeline::Text,
+            has_template,
+            timeout,
+        )
+        .await;
+        if let Err(error) = warmed {
+            loaded.unload().await;
+            return Err(error);
+        }
+        Ok(Arc::new(loaded))
+    }
+
     async fn unload(&self) {
+        if let (Worker::Text(thread), Some(id)) = (&self.worker, self.adapter) {
+            let (removed, is_removed) = tokio::sync::oneshot::channel();
+            // A thread that has ended has freed it.
+            if thread.send(Command::RemoveAdapter { id, removed }).is_ok() {
+                let _ = is_removed.await;
+            }
+            return;
+        }
         match &self.worker {
             Worker::Text(thread) => thread.end().await,
             Worker::Embedding(thread) => thread.end().await,
@@ -234,7 +322,13 @@ impl LoadedModel for LlamaModel {
 async fn start_thread<T: Send + 'static>(
     model: Arc<EngineModel>,
     plan: LoadPlan,
-    run: impl FnOnce(LlamaContext<'_>, &Receiver<T>, Arc<ThreadStatus>) + Send + 'static,
+    run: impl for<'model> FnOnce(
+        &'model EngineModel,
+        LlamaContext<'model>,
+        &Receiver<T>,
+        Arc<ThreadStatus>,
+    ) + Send
+    + 'static,
 ) -> Result<EngineThread<T>, LoadError> {
     let (sender, tasks) = channel();
     let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -246,7 +340,7 @@ async fn start_thread<T: Send + 'static>(
             Ok(context) => {
                 // Without a receiver nobody sends a task either.
                 let _ = ready.send(Ok(()));
-                run(context, &tasks, thread_status);
+                run(&model, context, &tasks, thread_status);
             }
             Err(error) => {
                 let _ = ready.send(Err(error));

@@ -1,4 +1,7 @@
-//! Which tokens the sequences of a context have computed, and where a new prompt can continue from.
+//! Which tokens the sequences of a context have computed, and where a new prompt can continue from. What was computed
+//! with one adapter is of no use with another one.
+
+use super::adapter_turns::AdapterId;
 
 /// The fewest tokens for which a prompt waits until another one has read them.
 const WORTH_WAITING: usize = WORTH_COPYING;
@@ -28,6 +31,8 @@ pub(super) struct PrefixCache {
 #[derive(Debug, Clone, Default)]
 struct Slot {
     state: SlotState,
+    /// What the tokens are computed with.
+    adapter: Option<AdapterId>,
     /// The tokens that are computed.
     computed: Vec<u32>,
     /// The whole prompt of an active sequence.
@@ -77,12 +82,20 @@ impl PrefixCache {
     /// Finds a place for a prompt, of which at least the last token is computed anew: its logits are needed. `None`
     /// if all sequences are active. Nothing of a prompt that is `scored` is reused: the logits of all its tokens are
     /// needed.
-    pub(super) fn enter(&mut self, prompt: &[u32], scored: bool) -> Option<Entry> {
+    pub(super) fn enter(
+        &mut self,
+        adapter: Option<AdapterId>,
+        prompt: &[u32],
+        scored: bool,
+    ) -> Option<Entry> {
         let reusable = match scored {
             true => &[],
             false => &prompt[..prompt.len().saturating_sub(1)],
         };
-        let common = |slot: &Slot| self.reusable_length(slot, reusable);
+        let common = |slot: &Slot| match slot.adapter == adapter {
+            true => self.reusable_length(slot, reusable),
+            false => 0,
+        };
         let best = (0..self.slots.len()).max_by_key(|index| {
             let slot = &self.slots[*index];
             // Of equals, one that needs no copy.
@@ -92,6 +105,7 @@ impl PrefixCache {
         let is_read_by_another = self.slots.iter().any(|slot| {
             self.reuse == Reuse::AnyBeginning
                 && slot.state == SlotState::Active
+                && slot.adapter == adapter
                 && common_length(&slot.prompt, reusable) >= reused + WORTH_WAITING
         });
         if is_read_by_another {
@@ -117,6 +131,7 @@ impl PrefixCache {
         };
         self.slots[slot] = Slot {
             state: SlotState::Active,
+            adapter,
             computed: prompt[..reused].to_vec(),
             prompt: prompt.to_vec(),
         };
@@ -197,7 +212,7 @@ mod tests {
     }
 
     fn begin(cache: &mut PrefixCache, prompt: &[u32]) -> Place {
-        match cache.enter(prompt, false) {
+        match cache.enter(None, prompt, false) {
             Some(Entry::Begin(place)) => place,
             other => panic!("{other:?}"),
         }
@@ -226,7 +241,7 @@ mod tests {
         assert_eq!(complete(&mut cache, &tokens(0..150)), place(0, 100, None));
         // The same prompt once more: its last token is computed anew.
         assert_eq!(complete(&mut cache, &tokens(0..150)), place(0, 149, None));
-        let scored = cache.enter(&tokens(0..150), true);
+        let scored = cache.enter(None, &tokens(0..150), true);
         assert_eq!(scored, Some(Entry::Begin(place(1, 0, None))));
     }
 
@@ -255,12 +270,12 @@ mod tests {
         let mut cache = PrefixCache::new(3, Reuse::AnyBeginning);
         let first = begin(&mut cache, &tokens(0..200));
         let second = [tokens(0..80), tokens(500..520)].concat();
-        assert_eq!(cache.enter(&second, false), Some(Entry::Wait));
+        assert_eq!(cache.enter(None, &second, false), Some(Entry::Wait));
         cache.extend(first.slot, &tokens(0..70));
         // What is left to be read is not worth it.
         assert_eq!(begin(&mut cache, &second), place(1, 70, Some(0)));
         let third = [tokens(0..200), tokens(700..800)].concat();
-        assert_eq!(cache.enter(&third, false), Some(Entry::Wait));
+        assert_eq!(cache.enter(None, &third, false), Some(Entry::Wait));
         // The one that it waited for has left.
         cache.end(first.slot);
         assert_eq!(begin(&mut cache, &third), place(0, 70, None));
@@ -274,7 +289,7 @@ mod tests {
         complete(&mut cache, &tokens(0..110));
         assert_eq!(begin(&mut cache, &tokens(400..500)), place(1, 0, None));
         assert_eq!(begin(&mut cache, &tokens(600..700)), place(0, 0, None));
-        assert_eq!(cache.enter(&tokens(800..900), false), None);
+        assert_eq!(cache.enter(None, &tokens(800..900), false), None);
     }
 
     #[test]
@@ -298,5 +313,24 @@ mod tests {
         cache.extend(1, &other[..100]);
         cache.end(2);
         assert_eq!(begin(&mut cache, &other), place(2, 0, None));
+    }
+
+    #[test]
+    fn what_was_computed_with_another_adapter_is_not_reused() {
+        let mut cache = PrefixCache::new(3, Reuse::AnyBeginning);
+        complete(&mut cache, &tokens(0..100));
+        let adapter = Some(AdapterId(1));
+        let enter =
+            |cache: &mut PrefixCache, adapter| match cache.enter(adapter, &tokens(0..120), false) {
+                Some(Entry::Begin(place)) => place,
+                other => panic!("{other:?}"),
+            };
+        let first = enter(&mut cache, adapter);
+        assert_eq!(first, place(1, 0, None));
+        // Nor does a prompt wait for one that is read with another adapter.
+        assert_eq!(enter(&mut cache, Some(AdapterId(2))), place(2, 0, None));
+        cache.extend(first.slot, &tokens(0..120));
+        cache.end(first.slot);
+        assert_eq!(enter(&mut cache, adapter), place(1, 119, None));
     }
 }

@@ -3,10 +3,13 @@
 use flotilla_core::generate::{FinishReason, RequestError};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::adapter_turns::AdapterId;
 use crate::text::token_sampler::{SampledToken, TokenSampler};
 
 /// An answer to compute.
 pub(super) struct Task {
+    /// The adapter that it is computed with. `None`: the model alone.
+    pub(super) adapter: Option<AdapterId>,
     pub(super) prompt: Vec<u32>,
     pub(super) sampler: TokenSampler,
     /// The most tokens of the answer. With 0 only the prompt is scored.
@@ -164,6 +167,7 @@ mod tests {
         let (events, received) = unbounded_channel();
         let scorer = TokenSampler::new(&SamplingParams::default(), &[], Some(1));
         let task = Task {
+            adapter: None,
             prompt: prompt.to_vec(),
             sampler: TokenSampler::new(&greedy, prompt, None),
             max_tokens,

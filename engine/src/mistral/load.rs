@@ -122,7 +122,7 @@ pub(super) async fn load(
         device: plan.device,
         sequences: plan.sequences,
         text_model: TextModel {
-            vocabulary,
+            vocabulary: Arc::new(vocabulary),
             template,
             context: usize::try_from(context).unwrap_or(usize::MAX),
             reading_limit: spec

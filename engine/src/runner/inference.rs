@@ -9,19 +9,26 @@ use flotilla_proto::{answer_messages, status, v1};
 use futures::stream::{self, Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::RunnerModel;
+use super::ADAPTER_KEY;
+use super::models::RunnerModels;
 use crate::LoadedModel;
 
 /// The service.
 #[derive(Clone)]
-pub(super) struct InferenceService(pub(super) RunnerModel);
+pub(super) struct InferenceService(pub(super) Arc<RunnerModels>);
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl InferenceService {
-    fn model(&self) -> Result<&Arc<dyn LoadedModel>, Status> {
-        let model = self.0.get();
-        model.ok_or_else(|| Status::unavailable("the runner has no model yet"))
+    /// The model that computes a request: the adapter that its metadata names, or the model of the runner.
+    fn model<T>(&self, request: &Request<T>) -> Result<Arc<dyn LoadedModel>, Status> {
+        let Some(id) = request.metadata().get(ADAPTER_KEY) else {
+            let model = self.0.base().cloned();
+            return model.ok_or_else(|| Status::unavailable("the runner has no model yet"));
+        };
+        let id = id.to_str().ok().and_then(|id| id.parse().ok());
+        let model = id.and_then(|id| self.0.adapter(id));
+        model.ok_or_else(|| Status::unavailable("the runner does not have this adapter"))
     }
 }
 
@@ -35,8 +42,9 @@ impl Inference for InferenceService {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
+        let model = self.model(&request)?;
         let request = GenerateRequest::try_from(request.into_inner())?;
-        let events = self.model()?.generate(request).await;
+        let events = model.generate(request).await;
         let events = events.map_err(status::from_error)?;
         Ok(Response::new(
             answer_messages::messages(events).await?.boxed(),
@@ -47,10 +55,10 @@ impl Inference for InferenceService {
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<Self::EmbedStream>, Status> {
+        let model = self.model(&request)?;
         let request = request.into_inner();
         let check_only = request.check_only;
         let request = EmbedRequest::try_from(request)?;
-        let model = self.model()?;
         let embeddings = if check_only {
             let checked = model.check_embed(&request).await;
             checked.map(|()| Embeddings::default())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use flotilla_core::spec::Model;
 use flotilla_proto::v1;
+use flotilla_proto::v1::load_adapter_response::Result as AdapterResult;
 use flotilla_proto::v1::load_event::Event;
 use flotilla_proto::v1::runner_server::Runner;
 use futures::Stream;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::RunnerModel;
+use super::models::RunnerModels;
 use crate::{Engine, LoadControl, LoadError, LoadProgress, LoadedModel, LocalEngine};
 
 /// Reports of progress that may wait to be sent. Further ones are dropped.
@@ -23,16 +24,16 @@ const MAX_PROGRESS: usize = 4;
 #[derive(Clone)]
 pub(super) struct RunnerService {
     engine: Arc<LocalEngine>,
-    model: RunnerModel,
+    models: Arc<RunnerModels>,
     return_memory: fn(),
 }
 
 impl RunnerService {
-    /// Creates a service that puts the loaded model into `model`, and then calls `return_memory`.
-    pub(super) fn new(model: RunnerModel, return_memory: fn()) -> Self {
+    /// Creates a service that puts what it loads into `models`, and then calls `return_memory`.
+    pub(super) fn new(models: Arc<RunnerModels>, return_memory: fn()) -> Self {
         Self {
             engine: Arc::default(),
-            model,
+            models,
             return_memory,
         }
     }
@@ -55,9 +56,18 @@ impl RunnerService {
         (self.return_memory)();
         forget_peak_memory();
         let description = describe(&*loaded);
-        if self.model.set(loaded).is_err() {
-            return Err(LoadError::Engine("the runner has a model already".into()));
-        }
+        self.models.set_base(loaded)?;
+        Ok(description)
+    }
+
+    async fn load_adapter(&self, id: u64, model: &Model) -> Result<v1::LoadedModel, LoadError> {
+        let Some(base) = self.models.base() else {
+            return Err(LoadError::Engine("the runner has no model yet".into()));
+        };
+        let loaded = base.load_adapter(model).await?;
+        (self.return_memory)();
+        let description = describe(&*loaded);
+        self.models.insert_adapter(id, loaded);
         Ok(description)
     }
 }
@@ -80,14 +90,19 @@ fn describe(model: &dyn LoadedModel) -> v1::LoadedModel {
     }
 }
 
-fn failure(error: &LoadError) -> Event {
+fn failure(error: &LoadError) -> v1::LoadFailure {
     let error_json = serde_json::to_string(error).or_else(|_| {
         // A path that is no text: the message is enough.
         serde_json::to_string(&LoadError::Engine(error.to_string()))
     });
-    Event::Failed(v1::LoadFailure {
+    v1::LoadFailure {
         error_json: error_json.unwrap_or_default(),
-    })
+    }
+}
+
+fn read_model(json: &str) -> Result<Model, Status> {
+    let model = serde_json::from_str(json);
+    model.map_err(|error| Status::invalid_argument(format!("no Model resource: {error}")))
 }
 
 #[tonic::async_trait]
@@ -99,15 +114,42 @@ impl Runner for RunnerService {
         Ok(Response::new(v1::CheckResponse {}))
     }
 
+    async fn load_adapter(
+        &self,
+        request: Request<v1::LoadAdapterRequest>,
+    ) -> Result<Response<v1::LoadAdapterResponse>, Status> {
+        let request = request.into_inner();
+        let model = read_model(&request.resource_json)?;
+        let (service, id) = (self.clone(), request.id);
+        // A load that the agent no longer waits for is not broken off half-way: the agent unloads it.
+        let load = tokio::spawn(async move { service.load_adapter(id, &model).await });
+        let result = match load.await {
+            Ok(Ok(loaded)) => AdapterResult::Loaded(loaded),
+            Ok(Err(error)) => AdapterResult::Failed(failure(&error)),
+            Err(error) => return Err(Status::internal(error.to_string())),
+        };
+        let result = Some(result);
+        Ok(Response::new(v1::LoadAdapterResponse { result }))
+    }
+
+    async fn unload_adapter(
+        &self,
+        request: Request<v1::UnloadAdapterRequest>,
+    ) -> Result<Response<v1::UnloadAdapterResponse>, Status> {
+        if let Some(adapter) = self.models.remove_adapter(request.into_inner().id) {
+            adapter.unload().await;
+            (self.return_memory)();
+        }
+        Ok(Response::new(v1::UnloadAdapterResponse {}))
+    }
+
     type LoadStream = Pin<Box<dyn Stream<Item = Result<v1::LoadEvent, Status>> + Send>>;
 
     async fn load(
         &self,
         request: Request<v1::LoadRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
-        let json = request.into_inner().resource_json;
-        let model: Model = serde_json::from_str(&json)
-            .map_err(|error| Status::invalid_argument(format!("no Model resource: {error}")))?;
+        let model = read_model(&request.into_inner().resource_json)?;
         let (sender, events) = mpsc::channel(MAX_PROGRESS);
         let reports = sender.clone();
         let progress: LoadProgress = Arc::new(move |stage, fraction| {
@@ -122,7 +164,7 @@ impl Runner for RunnerService {
         tokio::spawn(async move {
             let end = match service.load_model(&model, progress).await {
                 Ok(loaded) => Event::Loaded(loaded),
-                Err(error) => failure(&error),
+                Err(error) => Event::Failed(failure(&error)),
             };
             // Without a receiver the agent is gone, and this process is about to end.
             let _ = sender.send(end).await;

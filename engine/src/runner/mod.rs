@@ -7,10 +7,11 @@
 
 mod inference;
 mod load;
+mod models;
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use flotilla_proto::transport::{self, LinkStream};
@@ -22,7 +23,7 @@ use tower_service::Service;
 
 use self::inference::InferenceService;
 use self::load::RunnerService;
-use crate::LoadedModel;
+use self::models::RunnerModels;
 use crate::engine::first_fault;
 
 /// The largest message between an agent and a runner, in bytes: a request is as large as the one that
@@ -42,8 +43,9 @@ pub enum RunnerError {
     Fault(String),
 }
 
-/// The model of a runner. Empty until it is loaded.
-type RunnerModel = Arc<OnceLock<Arc<dyn LoadedModel>>>;
+/// The key of a request's metadata that has the id of the adapter to compute it with. Without it the model itself
+/// computes it.
+pub const ADAPTER_KEY: &str = "flotilla-adapter";
 
 /// Serves one agent on `stream` until it closes the connection or the model can never answer again.
 /// `return_memory` makes the process's memory allocator return free memory to the operating system; it is
@@ -52,10 +54,10 @@ type RunnerModel = Arc<OnceLock<Arc<dyn LoadedModel>>>;
 /// # Errors
 /// [`RunnerError`].
 pub async fn serve(stream: impl LinkStream, return_memory: fn()) -> Result<(), RunnerError> {
-    let model = RunnerModel::default();
-    let inference = InferenceServer::new(InferenceService(model.clone()));
+    let models = Arc::new(RunnerModels::default());
+    let inference = InferenceServer::new(InferenceService(models.clone()));
     let services = Services {
-        runner: RunnerServer::new(RunnerService::new(model.clone(), return_memory)),
+        runner: RunnerServer::new(RunnerService::new(models.clone(), return_memory)),
         inference: inference
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE),
@@ -64,7 +66,7 @@ pub async fn serve(stream: impl LinkStream, return_memory: fn()) -> Result<(), R
     tokio::select! {
         // The kernel closes the socket when the agent ends. One that is only stopped goes on later.
         served = transport::serve(stream, services, None, never) => Ok(served?),
-        fault = first_fault(|| model.get()?.fault()) => Err(RunnerError::Fault(fault)),
+        fault = first_fault(|| models.base()?.fault()) => Err(RunnerError::Fault(fault)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Compiles the chat template of a model that is loaded.
 
+use std::sync::Arc;
+
 use flotilla_core::generate::ChatMessage;
 use flotilla_core::spec::ModelSpec;
 
@@ -14,7 +16,7 @@ pub(crate) fn load_template(
     templates: Vec<(String, String)>,
     special_tokens: SpecialTokens,
     vocabulary: &Vocabulary,
-) -> Result<Option<ChatTemplate>, LoadError> {
+) -> Result<Option<Arc<ChatTemplate>>, LoadError> {
     if templates.is_empty() {
         return Ok(None);
     }
@@ -32,7 +34,7 @@ pub(crate) fn load_template(
         arguments,
     };
     match template.render(&conversation, &vocabulary.controls) {
-        Ok(_) => Ok(Some(template)),
+        Ok(_) => Ok(Some(Arc::new(template))),
         Err(RenderError::Refused(problem) | RenderError::Failed(problem)) => Err(
             LoadError::Template(format!("it cannot print a message of a user: {problem}")),
         ),

@@ -1,5 +1,6 @@
 //! What is known of a model without its engine thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::generate::{
@@ -22,9 +23,9 @@ const SHORT_CHAT_BYTES: usize = 64 * 1024;
 
 /// A model's vocabulary, template and limits.
 pub(crate) struct TextModel {
-    pub(crate) vocabulary: Vocabulary,
+    pub(crate) vocabulary: Arc<Vocabulary>,
     /// `None` if the model has no chat template.
-    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) template: Option<Arc<ChatTemplate>>,
     /// The context length, in tokens.
     pub(crate) context: usize,
     /// How long the reading of one prompt may take.
@@ -42,7 +43,9 @@ pub(crate) struct Prompt {
 impl TextModel {
     /// The text of the chat template. Empty if the model has none.
     pub(crate) fn template_text(&self) -> &str {
-        self.template.as_ref().map_or("", ChatTemplate::text)
+        self.template
+            .as_ref()
+            .map_or("", |template| template.text())
     }
 
     /// Turns the input of a request into a prompt. `tools` are those that the model may call.
@@ -235,7 +238,6 @@ pub(crate) mod tests {
     use crate::chat::template::SpecialTokens;
     use flotilla_core::ModelName;
     use flotilla_core::generate::{Tool, ToolCall};
-    use std::sync::Arc;
 
     const TEMPLATE: &str = "{% for m in messages %}{{ m.content.split('</think>')[-1] }} {{ m.name or '' }}\
                             {{ m.tool_calls or '' }}{% endfor %}{{ tools }}{{ raise_exception('too many turns') \
@@ -244,17 +246,17 @@ pub(crate) mod tests {
     /// A model whose words are tokens, with a context of 100 of them.
     pub(crate) fn words(template: Option<&str>) -> TextModel {
         TextModel {
-            vocabulary: Vocabulary {
+            vocabulary: Arc::new(Vocabulary {
                 token_text: Box::new(|_| String::new()),
                 token_ids: Box::new(|text, _| Some(vec![0; text.split_whitespace().count()])),
                 controls: ControlTokens::new(&[]),
                 grammars: None,
                 end_tokens: Arc::new([]),
                 more_end_tokens: Vec::new(),
-            },
+            }),
             template: template.map(|text| {
                 let templates = vec![("default".to_owned(), text.to_owned())];
-                ChatTemplate::compile(templates, SpecialTokens::default()).unwrap()
+                Arc::new(ChatTemplate::compile(templates, SpecialTokens::default()).unwrap())
             }),
             context: 100,
             reading_limit: Duration::from_secs(120),

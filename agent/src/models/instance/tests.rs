@@ -192,6 +192,7 @@ fn instance(phase: InstancePhase) -> ModelInstance {
         model: ModelName::new("m").unwrap(),
         revision: ModelRevision(1),
         files: None,
+        base: None,
         on_device: false,
         role: InstanceRole::Current,
         phase,

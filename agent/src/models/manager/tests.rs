@@ -11,6 +11,7 @@ use crate::artifacts::{ArtifactSettings, NoSources};
 use crate::energy_accounting::EnergyAccounting;
 use crate::runners::{RunnerCommand, RunnerEngine};
 
+mod adapters;
 mod stuck_processes;
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
@@ -305,6 +306,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         model: ModelName::new("m").unwrap(),
         revision: ModelRevision(revision),
         files: Some(files(digest)),
+        base: None,
         on_device: false,
         role: InstanceRole::Current,
         phase: InstancePhase::Waiting,

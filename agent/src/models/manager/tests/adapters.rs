@@ -1,0 +1,84 @@
+//! Adapters beside their base.
+
+use super::*;
+
+/// The adapter `a` of the model `m`.
+fn adapter(revision: u64) -> DesiredModel {
+    let mut adapter = simulated("a", revision, 0.0);
+    adapter.model.as_mut().unwrap().spec.base = Some(ModelName::new("m").unwrap());
+    adapter
+}
+
+fn served(manager: &TestManager, name: &str) -> Option<Arc<crate::models::ServedModel>> {
+    manager.table.get(&ModelName::new(name).unwrap())
+}
+
+/// Whether exactly these models are reported, all of them ready at these revisions.
+fn ready(models: &[(&str, u64)]) -> impl Fn(&[ModelStatus]) -> bool {
+    move |statuses| {
+        let shown = statuses
+            .iter()
+            .map(|status| (&*status.name, status.revision));
+        shown.eq(models.iter().copied())
+            && statuses
+                .iter()
+                .all(|status| status.phase() == ModelPhase::Ready && status.replacement.is_none())
+    }
+}
+
+#[tokio::test]
+async fn adapter_waits_for_its_base_and_leaves_before_it() {
+    let manager = TestManager::new();
+    manager.desire(vec![adapter(1)]);
+    let waiting = |models: &[ModelStatus]| {
+        models.len() == 1 && models[0].loading_stage == "waiting for its base m"
+    };
+    manager.until(waiting).await;
+    manager.desire(vec![adapter(1), heavy(1, 1, 10)]);
+    manager.until(ready(&[("a", 1), ("m", 1)])).await;
+    // A request to the adapter keeps its base.
+    let running = served(&manager, "a").unwrap();
+    let running = running.admit(QueueKey::default(), None).await.ok().unwrap();
+    manager.desire(Vec::new());
+    let leaving = |models: &[ModelStatus]| {
+        models.len() == 2 && models.iter().all(|m| m.phase() == ModelPhase::Draining)
+    };
+    manager.until(leaving).await;
+    assert!(served(&manager, "a").is_none() && served(&manager, "m").is_none());
+    drop(running);
+    manager.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn adapter_moves_to_the_next_revision_of_its_base() {
+    let manager = TestManager::new();
+    manager.desire(vec![adapter(1), heavy(1, MEMORY / 3, 0)]);
+    manager.until(ready(&[("a", 1), ("m", 1)])).await;
+    let first = served(&manager, "a").unwrap();
+    let running = first
+        .clone()
+        .admit(QueueKey::default(), None)
+        .await
+        .ok()
+        .unwrap();
+    manager.desire(vec![adapter(1), heavy(2, MEMORY / 3, 10)]);
+    let moving = |models: &[ModelStatus]| {
+        models.len() == 2
+            && models[0].phase() == ModelPhase::Draining
+            && (models[1].phase(), models[1].revision) == (ModelPhase::Ready, 2)
+    };
+    manager.until(moving).await;
+    drop(running);
+    manager.until(ready(&[("a", 1), ("m", 2)])).await;
+    assert!(!Arc::ptr_eq(&served(&manager, "a").unwrap(), &first));
+    // Without memory for both revisions of the base, everything leaves first.
+    manager.desire(vec![adapter(1), heavy(3, MEMORY / 3 * 2, 0)]);
+    manager.until(ready(&[("a", 1), ("m", 3)])).await;
+    // A revision of the adapter alone changes beside the earlier one.
+    let base = served(&manager, "m").unwrap();
+    manager.desire(vec![adapter(2), heavy(3, MEMORY / 3 * 2, 0)]);
+    manager.until(ready(&[("a", 2), ("m", 3)])).await;
+    assert!(Arc::ptr_eq(&served(&manager, "m").unwrap(), &base));
+    manager.desire(vec![heavy(3, MEMORY / 3 * 2, 0)]);
+    manager.until(ready(&[("m", 3)])).await;
+}
