@@ -94,6 +94,14 @@ fn configuration_of_plain_lora_is_accepted() {
         ("alpha_pattern", json!({})),
         ("target_modules", json!("all-linear")),
         ("peft_version", json!("0.99.0")),
+        ("inference_mode", json!(true)),
+        ("layers_to_transform", Value::Null),
+        ("loftq_config", json!({})),
+        ("lora_dropout", json!(0.05)),
+        ("megatron_config", Value::Null),
+        ("megatron_core", json!("megatron.core")),
+        ("qalora_group_size", json!(16)),
+        ("trainable_token_indices", Value::Null),
     ] {
         folder.config[field] = value;
     }
@@ -151,4 +159,24 @@ fn truncated_weights_are_damaged() {
         let refused = AdapterFiles::find(dir.path()).unwrap_err();
         assert!(matches!(&refused, LoadError::Damaged { .. }), "{refused}");
     }
+}
+
+#[test]
+fn what_is_read_is_bounded() {
+    let mut folder = Folder::new();
+    let patterns = (0..1_025).map(|index| (format!("layer{index}"), json!(1)));
+    folder.config["alpha_pattern"] = Value::Object(patterns.collect());
+    assert!(folder.refused().to_string().contains("too many"));
+    let mut folder = Folder::new();
+    for layer in 0..8_200 {
+        folder.add(&format!("model.layers.{layer}.mlp.down_proj"), 1, 1, 1);
+    }
+    let text = folder.refused().to_string();
+    assert!(text.contains("16404 tensors"), "{text}");
+    // The end of the object is beyond what is read.
+    let dir = Folder::new().write();
+    let config = format!("{{{}}}", " ".repeat(17 << 20));
+    std::fs::write(dir.path().join(PEFT_CONFIG), config).unwrap();
+    let refused = AdapterFiles::find(dir.path()).unwrap_err();
+    assert!(matches!(&refused, LoadError::Damaged { .. }), "{refused}");
 }
