@@ -242,6 +242,17 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
     let mut text = output::fields(&[
         ("Model", model.model.name().to_string()),
         ("Description", model.model.spec.description.clone()),
+        (
+            "Adapter of",
+            model
+                .model
+                .spec
+                .base
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        ),
+        ("Adapters", status.adapters.join(", ")),
         ("State", status.phase.clone()),
         (
             "Replicas",

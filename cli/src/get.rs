@@ -240,11 +240,15 @@ fn models(models: &[ModelResource]) -> String {
         let progress: Vec<_> = progress.filter(|p| !p.is_empty()).cloned().collect();
         let progress = (!progress.is_empty()).then(|| progress.join(", "));
         let note = status.problem().or(progress);
+        let engine = match &spec.base {
+            Some(base) => format!("adapter of {base}"),
+            None => spec.engine.to_string(),
+        };
         vec![
             model.model.name().to_string(),
             status.phase.clone(),
             format!("{}/{}", status.ready, spec.replicas),
-            spec.engine.to_string(),
+            engine,
             shortened_list(&nodes),
             note.unwrap_or_else(|| spec.description.clone()),
         ]
@@ -313,6 +317,26 @@ mod tests {
         assert_eq!(shortened_list(&names), "a, b, c, d, e, f + 2 more");
         assert_eq!(shortened_list(&names[..6]), "a, b, c, d, e, f");
         assert_eq!(shortened_list(&names[..0]), "");
+    }
+
+    #[test]
+    fn adapters_are_listed_with_their_base() {
+        let model = |name: &str, spec: Value| -> ModelResource {
+            let model = json!({
+                "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
+                "spec": spec,
+                "status": {"phase": "Asleep", "ready": 0, "created": 1, "replicas": []},
+            });
+            serde_json::from_value(model).unwrap()
+        };
+        let source = json!({"artifact": "a"});
+        let table = models(&[
+            model("chat", json!({"source": source})),
+            model("tone", json!({"source": source, "base": "chat"})),
+        ]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[1].contains(" auto "), "{table}");
+        assert!(lines[2].contains(" adapter of chat "), "{table}");
     }
 
     #[test]

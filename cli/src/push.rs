@@ -83,7 +83,7 @@ fn model_files(path: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     Ok(files)
 }
 
-/// Refuses files that cannot be a model: nodes would fetch them in vain.
+/// Refuses files that cannot be a model or an adapter: nodes would fetch them in vain.
 fn check(path: &Path, files: &[(String, PathBuf)]) -> anyhow::Result<()> {
     // Nodes load the first GGUF file of a folder that has one.
     let gguf = files.iter().find(|(name, _)| name.ends_with(".gguf"));
@@ -155,6 +155,26 @@ mod tests {
         );
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/numbers");
         assert!(push_check(&demo).is_ok());
+    }
+
+    #[test]
+    fn folder_of_an_adapter_is_pushed_once_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| std::fs::write(dir.path().join(name), content);
+        let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2}"#;
+        write("adapter_config.json", config.as_bytes()).unwrap();
+        let error = push_check(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("adapter_model.safetensors"), "{error}");
+        let module = "base_model.model.model.layers.0.self_attn.q_proj";
+        let header = format!(
+            "{{\"{module}.lora_A.weight\":{{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}},\
+             \"{module}.lora_B.weight\":{{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[8,16]}}}}"
+        );
+        let mut weights = (header.len() as u64).to_le_bytes().to_vec();
+        weights.extend(header.as_bytes());
+        weights.extend([0; 16]);
+        write("adapter_model.safetensors", &weights).unwrap();
+        push_check(dir.path()).unwrap();
     }
 
     #[test]

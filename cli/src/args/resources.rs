@@ -199,7 +199,7 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Uploads a model's folder or GGUF file as an artifact, which models name in
+    /// Uploads the folder or GGUF file of a model or an adapter as an artifact, which models name in
     /// spec.source.artifact.
     Push(PushArgs),
 }
@@ -212,7 +212,7 @@ pub(crate) enum ModelCommand {
 If the artifact exists with other content, every model that uses it is updated, one node after the
 other.")]
 pub(crate) struct PushArgs {
-    /// Hugging Face folder or GGUF file.
+    /// Hugging Face folder, GGUF file, or an adapter's folder as PEFT saves it.
     pub(crate) path: PathBuf,
     /// Name of the artifact. Default: the name of the folder, or of the file without its extension.
     #[arg(long, value_name = "NAME")]

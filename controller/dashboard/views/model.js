@@ -5,7 +5,7 @@ import { useStore } from "../hooks.js";
 import { joulesPerToken, modelLoad, replicaBounds, sourceText } from "../facts.js";
 import { bytes, cost, count, counted, grams, joules, joulesPerToken as perToken, NONE, tokens } from "../format.js";
 import { Icon } from "../icons.js";
-import { Back, Empty, Facts, Labels, loadText, Measured, NodeLink, Panel, State } from "../parts.js";
+import { Back, Empty, Facts, Labels, loadText, Measured, ModelLink, NodeLink, Panel, State } from "../parts.js";
 
 const PHASES = {
   Updating: "All replicas answer, and a rollout to another revision is in progress.",
@@ -147,6 +147,8 @@ export function ModelPage({ id }) {
             ["Pending requests", status.waiting > 0 && count(status.waiting)],
             ["Memory per replica", typeof status.memory === "number" ? bytes(status.memory) : NONE],
             ["Engine", spec.engine],
+            ["Adapter of", spec.base && html`<${ModelLink} name=${spec.base} />`],
+            ["Adapters", status.adapters && html`<span class="reason-nodes">${status.adapters.map((name) => html`<${ModelLink} name=${name} />`)}</span>`],
             ["Source", sourceText(spec.source)],
             ["Revision", html`<span class="mono">${status.revision}</span>`],
             ["Accelerator", spec.accelerator],

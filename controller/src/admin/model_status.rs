@@ -41,6 +41,9 @@ pub struct ModelStatus {
     /// Progress or failure of fetching the model's files. `None` once the controllers have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<String>,
+    /// The adapters that name the model as their base: they run in its process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<String>,
     /// About how many requests wait for a first replica: each controller's number is rounded down to a
     /// power of two.
     #[serde(default)]

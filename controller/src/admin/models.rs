@@ -174,6 +174,10 @@ impl ModelResource {
                         }
                         format!("{} ({})", fetch.error, fetch.remedy)
                     }),
+                adapters: view
+                    .adapters_of(model.endpoints.model.name())
+                    .map(ModelName::to_string)
+                    .collect(),
                 waiting: model.waiting,
                 ignored_fields: model.ignored_fields.clone(),
                 context_length: defaults.context_length,

@@ -23,7 +23,7 @@ use self::peft_adapter::PeftAdapter;
 use super::gguf_header::GgufHeader;
 use crate::LoadError;
 
-const PEFT_CONFIG: &str = "adapter_config.json";
+pub(super) const PEFT_CONFIG: &str = "adapter_config.json";
 const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
 /// What older versions of PEFT write: pickled objects, which can run code when they are read.
 const PICKLED_WEIGHTS: &str = "adapter_model.bin";
