@@ -335,8 +335,8 @@ mod tests {
             model("tone", json!({"source": source, "base": "chat"})),
         ]);
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[1].contains(" auto "), "{table}");
-        assert!(lines[2].contains(" adapter of chat "), "{table}");
+        assert!(lines[1].ends_with(" auto"), "{table}");
+        assert!(lines[2].ends_with(" adapter of chat"), "{table}");
     }
 
     #[test]
