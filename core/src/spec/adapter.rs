@@ -7,8 +7,8 @@ impl EngineKind {
     #[must_use]
     pub fn has_adapters(self) -> bool {
         match self {
-            Self::Auto | Self::Llama => true,
-            Self::Mistral | Self::Upstream | Self::Simulated => false,
+            Self::Auto | Self::Llama | Self::Simulated => true,
+            Self::Mistral | Self::Upstream => false,
         }
     }
 }
@@ -40,7 +40,9 @@ impl Model {
         );
         let options = spec.options.set_options();
         let of_base = options.filter(|(option, readers)| {
-            readers.contains(&spec.engine) && !engine::ADAPTER_OPTIONS.contains(option)
+            spec.engine.computes()
+                && readers.contains(&spec.engine)
+                && !engine::ADAPTER_OPTIONS.contains(option)
         });
         for (option, _) in of_base {
             errors.add(
@@ -105,7 +107,6 @@ mod tests {
     fn what_no_adapter_can_have_is_refused() {
         for (fields, expected) in [
             (", engine: mistral", "spec.engine must be llama or auto"),
-            (", engine: simulated", "spec.engine must be llama or auto"),
             (", format: gguf", "spec.format does not apply to an adapter"),
         ] {
             let text = adapter(fields).unwrap_err();
