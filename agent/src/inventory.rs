@@ -132,10 +132,14 @@ pub fn default_memory() -> Bytes {
     Bytes(Machine::detect().map_or(0, |machine| machine.memory_for_models()))
 }
 
-/// Returns a warning for users if this build does not use the vector instructions of the CPU. candle
-/// selects its kernels at compile time.
+/// Returns a warning for users if this build does not use the vector instructions of the CPU: most kernels are
+/// selected at compile time.
 #[must_use]
 pub(crate) fn unused_instructions() -> Option<&'static str> {
+    // llama.cpp selects its kernels at run time, and says in the log which.
+    if cfg!(feature = "portable") {
+        return None;
+    }
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && !cfg!(target_feature = "avx2") {
         return Some(

@@ -103,6 +103,12 @@ pub enum LoadError {
     /// The engine failed while it loaded the model.
     #[error("the engine failed to load it: {0}")]
     Engine(String),
+    /// The libraries that llama.cpp computes with are in none of the directories where they are looked for.
+    #[error("llama.cpp's libraries for CPUs (libggml-cpu-*) are not in {}", .0.iter().map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(" or "))]
+    NoLibraries(Vec<PathBuf>),
+    /// The libraries that llama.cpp computes with are there, but none of those for CPUs can be loaded.
+    #[error("none of llama.cpp's libraries for CPUs in {} can be loaded", .0.display())]
+    UnusableLibraries(PathBuf),
     /// The server that computes the model's answers cannot be reached.
     #[error("its server does not answer: {0}")]
     Server(String),
@@ -160,6 +166,12 @@ impl LoadError {
             }
             Self::Spec(_) => "correct the model's spec",
             Self::Engine(_) => "see the agent's log",
+            Self::NoLibraries(_) => {
+                "install Flotilla anew, or name the directory of the libraries in FLOTILLA_LIBRARY_DIR"
+            }
+            Self::UnusableLibraries(_) => {
+                "see what they lack with `ldd`: they are of this build of Flotilla, and need libgomp and libstdc++"
+            }
             Self::Template(_) => {
                 "correct the chat template of the files, or give another in spec.options.chatTemplate"
             }

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-/// Returns the path of the `flotilla` binary that was built in the same profile as this test.
+/// Returns the path of the `flotilla` binary that was built in the same profile as this test, or the one that
+/// `FLOTILLA_BINARY` names.
 ///
 /// # Panics
 /// Panics if it was not built. `cargo test --workspace` builds it.
 #[must_use]
 pub fn flotilla_binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("FLOTILLA_BINARY") {
+        return named.into();
+    }
     let test = std::env::current_exe().expect("a running test has a path");
     // target/PROFILE/deps/TEST or target/PROFILE/BENCH → target/PROFILE/flotilla
     let binary = test

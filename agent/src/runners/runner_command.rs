@@ -13,7 +13,16 @@ const SPIN_COUNT: &str = "300";
 /// The environment variables that runners inherit by their exact names. Nothing is inherited that is not in one
 /// of the two lists: the agent's environment may have secrets.
 const INHERITED_NAMES: &[&str] = &[
-    "HOME", "LANG", "LANGUAGE", "PATH", "TEMP", "TMP", "TMPDIR", "TZ", "TZDIR",
+    "FLOTILLA_LIBRARY_DIR",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "PATH",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "TZ",
+    "TZDIR",
 ];
 
 /// Beginnings of the names of further variables that runners inherit: what libraries that compute, the loader

@@ -15,14 +15,14 @@ use crate::LoadError;
 /// # Errors
 /// When it cannot be set up.
 pub(super) fn backend() -> Result<&'static LlamaBackend, LoadError> {
-    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    static BACKEND: OnceLock<Result<LlamaBackend, LoadError>> = OnceLock::new();
     let backend = BACKEND.get_or_init(|| {
         send_logs_to_tracing(LogOptions::default());
-        LlamaBackend::init().map_err(|error| error.to_string())
+        #[cfg(feature = "portable")]
+        super::libraries::load()?;
+        LlamaBackend::init().map_err(|error| LoadError::Engine(error.to_string()))
     });
-    backend
-        .as_ref()
-        .map_err(|error| LoadError::Engine(error.clone()))
+    backend.as_ref().map_err(Clone::clone)
 }
 
 /// Runs `work` on this thread, and returns the first error that llama.cpp logs meanwhile, which names the cause: its

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use flotilla_core::spec::{self, Accelerator, EngineKind, KvCacheType, ModelSpec};
 
 use super::attention::Attention;
+use super::backend::backend;
 use super::embedder::MAX_INPUTS;
 use super::pooling::Pooling;
 use crate::LoadError;
@@ -188,9 +189,11 @@ fn pipeline(header: &GgufHeader) -> spec::Pipeline {
 /// Whether this build of llama.cpp can compute on an accelerator of this machine.
 pub(super) fn has_accelerator() -> bool {
     use llama_cpp_2::LlamaBackendDeviceType::{Gpu, IntegratedGpu};
-    llama_cpp_2::list_llama_ggml_backend_devices()
-        .iter()
-        .any(|device| matches!(device.device_type, Gpu | IntegratedGpu))
+    // Devices may be in libraries that it loads.
+    backend().is_ok()
+        && llama_cpp_2::list_llama_ggml_backend_devices()
+            .iter()
+            .any(|device| matches!(device.device_type, Gpu | IntegratedGpu))
 }
 
 #[cfg(test)]

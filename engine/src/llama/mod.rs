@@ -18,6 +18,8 @@ mod choice;
 mod decoder;
 mod embedder;
 mod engine_thread;
+#[cfg(feature = "portable")]
+mod libraries;
 mod load;
 mod load_plan;
 mod memory;
@@ -78,3 +80,5 @@ impl Engine for LlamaEngine {
 mod adapter_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "vulkan"))]
+mod vulkan_tests;
