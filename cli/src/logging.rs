@@ -23,6 +23,8 @@ const LIBRARY_LEVELS: &[&str] = &[
     "reqwest=warn",
     // The error of the connection says the same.
     "rustls_platform_verifier=off",
+    // It describes its buffers whenever a computation is planned anew.
+    "llama-cpp-2=warn",
     "tokenizers=error",
     // It warns of each character that a tokenizer does not have.
     "toktrie_hf_tokenizers=error",

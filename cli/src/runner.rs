@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use flotilla_engine::runner::{self, RunnerError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +25,9 @@ pub(crate) async fn run(args: RunnerArgs) -> anyhow::Result<()> {
     end_with_agent(socket.try_clone()?)?;
     raise_oom_score();
     if let Some(limit) = args.memory_limit {
-        setrlimit(Resource::RLIMIT_DATA, limit.0, limit.0).context("cannot limit the memory")?;
+        // The agent raises it for adapters, which needs no right as long as the largest limit is none.
+        setrlimit(Resource::RLIMIT_DATA, limit.0, RLIM_INFINITY)
+            .context("cannot limit the memory")?;
     }
     let stream = stream(socket).context(
         "standard input is no socket: only an agent starts runners, one for each of its models",

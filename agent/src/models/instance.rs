@@ -57,6 +57,19 @@ pub(super) struct Base {
     pub(super) name: ModelName,
     /// Its loaded model on this node that the adapter is, or will be, loaded onto. `None`: it is waited for.
     pub(super) served: Option<Arc<ServedModel>>,
+    /// Whether another loaded model has taken its place, onto which the adapter has to be loaded as well.
+    pub(super) is_replaced: bool,
+}
+
+impl Base {
+    /// The base of this name, which is waited for.
+    pub(super) fn new(name: ModelName) -> Self {
+        Self {
+            name,
+            served: None,
+            is_replaced: false,
+        }
+    }
 }
 
 /// What an instance is to its model.
@@ -401,6 +414,22 @@ impl ModelInstance {
             // Nobody knows when a process ends that cannot be ended.
             is_leaving: self.phase.is_leaving() && self.stuck.is_none(),
         }
+    }
+
+    /// The loaded model that it is an adapter of.
+    pub(super) fn attached_base(&self) -> Option<&Arc<ServedModel>> {
+        self.base.as_ref()?.served.as_ref()
+    }
+
+    /// Whether it is an adapter of this loaded model.
+    pub(super) fn is_attached_to(&self, base: &Arc<ServedModel>) -> bool {
+        self.attached_base()
+            .is_some_and(|attached| Arc::ptr_eq(attached, base))
+    }
+
+    /// Whether it is an adapter of a model that another one has replaced.
+    pub(super) fn has_replaced_base(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.is_replaced)
     }
 
     /// The loaded model, while it computes requests or their failures are counted.

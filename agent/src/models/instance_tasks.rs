@@ -118,7 +118,7 @@ impl InstanceTasks {
     }
 
     /// Loads an instance. Ends with [`InstanceEvent::Loaded`].
-    pub(super) fn load(&mut self, instance: &ModelInstance, model: Box<Model>) {
+    pub(super) fn load(&mut self, instance: &ModelInstance, mut model: Box<Model>) {
         let progress = self.progress(instance);
         let metrics = self.metrics.for_model(&instance.model);
         let counters = instance.counters.clone();
@@ -126,13 +126,20 @@ impl InstanceTasks {
         let control = LoadControl::new(self.stop.child_token());
         self.loads.insert(id, control.cancelled.clone());
         let end = self.process_end(id);
-        let base = instance.base.as_ref().and_then(|base| base.served.clone());
+        let base = instance.attached_base().cloned();
+        if base.is_some() {
+            // The limit of the base's process grows by it.
+            model.spec.memory = Some(instance.phase.memory());
+        }
         // Its base stays until the adapter is unloaded.
         let attachment = base.as_ref().map(|base| base.attach());
         self.spawn(id, async move {
             let load = async {
                 match base {
-                    Some(base) => base.model.load_adapter(&model).await,
+                    Some(base) => tokio::select! {
+                        loaded = base.model.load_adapter(&model) => loaded,
+                        () = control.cancelled.cancelled() => Err(LoadError::Cancelled),
+                    },
                     None => {
                         let engine = engines.get(model.spec.engine);
                         engine.load(&model, progress, &control).await

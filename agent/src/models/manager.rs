@@ -176,7 +176,7 @@ impl ModelManager {
     }
 
     fn reconcile_model(&mut self, name: &ModelName, desired: Option<&DesiredModel>) {
-        self.leave_base(name);
+        self.follow_base(name);
         loop {
             let current = self.instance(name, InstanceRole::Current);
             let next = self.instance(name, InstanceRole::Next);
@@ -210,8 +210,11 @@ impl ModelManager {
         };
         let phase = self.instances.get(&id).map(|instance| &instance.phase);
         if let Some(InstancePhase::Checked { needed, .. }) = phase {
-            self.reserve_memory(id, *needed, &desired.name, role);
-        } else if matches!(phase, Some(InstancePhase::Waiting)) && self.join_base(id) {
+            let needed = *needed;
+            if !self.is_base_busy(id) {
+                self.reserve_memory(id, needed, &desired.name, role);
+            }
+        } else if matches!(phase, Some(InstancePhase::Waiting)) && self.attach_to_base(id) {
             self.apply(id, InstanceEvent::Start(Box::new(model)));
         }
     }
@@ -277,9 +280,7 @@ impl ModelManager {
             model: desired.name.clone(),
             revision: desired.revision,
             files: desired.files.clone(),
-            base: spec
-                .and_then(|spec| spec.base.clone())
-                .map(|name| Base { name, served: None }),
+            base: spec.and_then(|spec| spec.base.clone()).map(Base::new),
             on_device: self.memory.device.is_some() && uses_accelerator,
             role,
             phase: InstancePhase::Waiting,
@@ -370,7 +371,10 @@ impl ModelManager {
             InstanceAction::Publish(served) => {
                 tracing::info!(%model, "ready");
                 self.table.insert(model, &served);
-                self.tasks.watch(id, &served);
+                // An adapter follows its base, which is watched.
+                if instance.base.is_none() {
+                    self.tasks.watch(id, &served);
+                }
                 self.promote(id);
             }
             InstanceAction::Withdraw => self.table.remove(model),

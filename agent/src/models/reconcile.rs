@@ -35,8 +35,10 @@ pub(super) fn next_step(
         };
     };
     let revision = desired.map(|desired| desired.revision);
-    let is_desired = revision == Some(current.revision);
-    if next.is_some_and(|next| is_desired || revision != Some(next.revision)) {
+    let is_desired = revision == Some(current.revision) && !current.has_replaced_base();
+    let is_outdated =
+        |next: &ModelInstance| revision != Some(next.revision) || next.has_replaced_base();
+    if next.is_some_and(|next| is_desired || is_outdated(next)) {
         return ReconcileStep::StopNext;
     }
     match &current.phase {

@@ -8,6 +8,7 @@
 
 mod end_cause;
 mod health_check;
+mod memory_limit;
 mod process_files;
 mod process_watch;
 mod runner_cgroup;

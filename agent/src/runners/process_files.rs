@@ -24,6 +24,10 @@ impl PeakMemory {
     pub(super) fn measure(&mut self, pid: u32) -> Option<Bytes> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let peak = parse_kilobytes(&status, "VmHWM:")?;
+        if peak < self.resident {
+            // The process has made the kernel count anew.
+            *self = Self::default();
+        }
         if peak > self.resident + SIGNIFICANT_GROWTH {
             self.resident = peak;
             let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));

@@ -158,7 +158,7 @@ fn is_earlier_agent(process: u32) -> bool {
 }
 
 impl RunnerCgroup {
-    #[cfg(test)]
+    /// Its folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -18,17 +18,26 @@ use flotilla_proto::v1::load_adapter_response::Result as AdapterResult;
 use flotilla_proto::v1::runner_client::RunnerClient;
 use flotilla_proto::{answer_messages, status, v1};
 use futures::stream::{self, StreamExt};
+use tokio::sync::oneshot;
 use tonic::Request;
+use tracing::Instrument;
 
 use super::runner_process::RunnerProcess;
 
+/// How much more memory than the loaded adapter its load may take: the matrices in 32 bits, and the file in that they
+/// are converted.
+const LOAD_FACTOR: u64 = 5;
+
 /// A model that is loaded in a runner, or an adapter of it.
+#[derive(Clone)]
 pub(super) struct RunnerModel {
     process: Arc<RunnerProcess>,
     channel: LinkChannel,
     description: v1::LoadedModel,
     /// The number of the adapter that this is. `None`: it is the runner's model, with which the process ends.
     adapter: Option<u64>,
+    /// What the adapter takes of the process's memory.
+    memory: Bytes,
     /// The number of the last adapter that was loaded in the runner.
     last_adapter: Arc<AtomicU64>,
 }
@@ -44,6 +53,7 @@ impl RunnerModel {
             channel,
             description,
             adapter: None,
+            memory: Bytes(0),
             last_adapter: Arc::default(),
         }
     }
@@ -56,6 +66,48 @@ impl RunnerModel {
 
     fn runner(&self) -> RunnerClient<LinkChannel> {
         RunnerClient::with_origin(self.channel.clone(), transport::origin())
+    }
+
+    /// Loads an adapter that takes this much memory, by which the limit of the process is raised until the adapter is
+    /// unloaded. While it is loaded it takes more: it may be converted.
+    async fn load_within_limit(
+        &self,
+        resource_json: String,
+        memory: Bytes,
+    ) -> Result<Self, LoadError> {
+        let limit = self.process.memory_limit();
+        let for_load = Bytes(memory.0.saturating_mul(LOAD_FACTOR));
+        limit.raise(for_load).await;
+        let loaded = self.load_adapter_in_runner(resource_json).await;
+        match loaded {
+            Ok(loaded) => {
+                limit.lower(for_load.saturating_sub(memory)).await;
+                Ok(Self { memory, ..loaded })
+            }
+            Err(error) => {
+                limit.lower(for_load).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Loads an adapter, which the runner keeps until it is unloaded.
+    async fn load_adapter_in_runner(&self, resource_json: String) -> Result<Self, LoadError> {
+        let id = self.last_adapter.fetch_add(1, Ordering::Relaxed) + 1;
+        let request = v1::LoadAdapterRequest { id, resource_json };
+        let result = match self.runner().load_adapter(request).await {
+            Ok(response) => response.into_inner().result,
+            Err(status) => return Err(self.process.failure(&status).await),
+        };
+        match result {
+            Some(AdapterResult::Loaded(description)) => Ok(Self {
+                description,
+                adapter: Some(id),
+                ..self.clone()
+            }),
+            Some(AdapterResult::Failed(failure)) => Err(load_error(failure)),
+            None => Err(LoadError::Engine("the load ended without a result".into())),
+        }
     }
 
     /// A request for this model, rather than for another one of its runner.
@@ -160,26 +212,21 @@ impl LoadedModel for RunnerModel {
     }
 
     async fn load_adapter(&self, adapter: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let id = self.last_adapter.fetch_add(1, Ordering::Relaxed) + 1;
         let resource_json =
             serde_json::to_string(adapter).map_err(|error| LoadError::Spec(error.to_string()))?;
-        let request = v1::LoadAdapterRequest { id, resource_json };
-        let result = match self.runner().load_adapter(request).await {
-            Ok(response) => response.into_inner().result,
-            Err(status) => return Err(self.process.failure(&status).await),
+        let memory = adapter.spec.memory.unwrap_or_default();
+        let (sender, loaded) = oneshot::channel();
+        let base = self.clone();
+        let load = async move {
+            let loaded = base.load_within_limit(resource_json, memory).await;
+            // Nobody waits for it any more, and nobody else would free it.
+            if let Err(Ok(unwanted)) = sender.send(loaded) {
+                unwanted.unload().await;
+            }
         };
-        let description = match result {
-            Some(AdapterResult::Loaded(description)) => description,
-            Some(AdapterResult::Failed(failure)) => return Err(load_error(failure)),
-            None => return Err(LoadError::Engine("the load ended without a result".into())),
-        };
-        Ok(Arc::new(Self {
-            process: self.process.clone(),
-            channel: self.channel.clone(),
-            description,
-            adapter: Some(id),
-            last_adapter: self.last_adapter.clone(),
-        }))
+        tokio::spawn(load.in_current_span());
+        let ended = |_| LoadError::Engine("the load ended without a result".into());
+        Ok(Arc::new(loaded.await.map_err(ended)??))
     }
 
     async fn unload(&self) {
@@ -195,8 +242,9 @@ impl LoadedModel for RunnerModel {
         // A process that ends frees its adapters.
         tokio::select! {
             () = unload => {}
-            () = self.process.ending() => {}
+            () = self.process.ending() => return,
         }
+        self.process.memory_limit().lower(self.memory).await;
     }
 
     async fn stuck(&self) -> StuckProcess {

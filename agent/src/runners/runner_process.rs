@@ -14,6 +14,7 @@ use tracing::Instrument;
 
 use super::end_cause::{EndEvidence, end_cause};
 use super::health_check::until_silent;
+use super::memory_limit::MemoryLimit;
 use super::process_files::PeakMemory;
 use super::process_watch::{KILL_TIMEOUT, ProcessState, ProcessStatus, ProcessWatch};
 use super::runner_command::{RunnerCommand, RunnerSettings};
@@ -26,7 +27,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The process of a runner. Dropping it ends the process.
 pub(super) struct RunnerProcess {
     pid: u32,
-    memory_limit: Option<Bytes>,
+    memory_limit: MemoryLimit,
     peak: Mutex<PeakMemory>,
     log: RunnerLog,
     was_silent: Arc<AtomicBool>,
@@ -53,6 +54,7 @@ impl RunnerProcess {
                 reader.follow(model, stderr).await;
             }
         };
+        let memory_limit = MemoryLimit::new(pid, settings.memory_limit, cgroup.as_ref());
         let (state, ended) = ProcessState::new();
         let watch = ProcessWatch {
             model: settings.model.clone(),
@@ -67,7 +69,7 @@ impl RunnerProcess {
         tokio::spawn(watch.run().in_current_span());
         let process = Self {
             pid,
-            memory_limit: settings.memory_limit,
+            memory_limit,
             peak: Mutex::default(),
             log,
             was_silent: Arc::default(),
@@ -79,6 +81,11 @@ impl RunnerProcess {
     /// The id of the process.
     pub(super) fn id(&self) -> u32 {
         self.pid
+    }
+
+    /// The limit of its memory.
+    pub(super) fn memory_limit(&self) -> &MemoryLimit {
+        &self.memory_limit
     }
 
     /// The peak of its memory. `None` once it has ended.
@@ -161,7 +168,7 @@ impl RunnerProcess {
                 signal: exit.signal(),
                 was_silent: self.was_silent.load(Ordering::SeqCst),
                 out_of_memory,
-                memory_limit: self.memory_limit,
+                memory_limit: self.memory_limit.now(),
                 log: &log,
             }),
             None => EndCause::ExitCode(0),

@@ -17,11 +17,16 @@ const MAX_DIMENSIONS: u32 = 8;
 /// The alignment of tensors in a file that names none, in bytes.
 const ALIGNMENT: u64 = 32;
 
+/// The number of the type of floating-point numbers with 64 bits.
+const DOUBLE: u32 = 12;
+
 /// The header of a file.
 #[derive(Debug, Default)]
 pub(crate) struct GgufHeader {
     /// Texts and numbers by their names. Long lists, such as the vocabulary, are left out.
     pub(crate) values: Map<String, Value>,
+    /// The names of the values that are floating-point numbers of 64 bits.
+    pub(crate) doubles: Vec<String>,
     pub(crate) tensors: Vec<GgufTensor>,
     /// Where the tensors' data begins, in bytes.
     pub(crate) data_start: u64,
@@ -62,6 +67,9 @@ impl GgufHeader {
         let mut header = Self::default();
         for _ in 0..pairs {
             let (name, kind) = (reader.name()?, reader.u32()?);
+            if kind == DOUBLE {
+                header.doubles.push(name.clone());
+            }
             if let Some(value) = reader.value(kind)? {
                 header.values.insert(name, value);
             }
@@ -121,6 +129,12 @@ impl GgufTensor {
     /// Whether mistral.rs computes with the tensor's type: it has none of llama.cpp's IQ formats.
     pub(crate) fn is_known(&self) -> bool {
         matches!(self.kind, 0..=3 | 6..=15 | 30)
+    }
+
+    /// Whether llama.cpp multiplies with matrices of the tensor's type: it has no products of integers and of numbers
+    /// with 64 bits.
+    pub(crate) fn is_computed(&self) -> bool {
+        block(self.kind).is_some() && !matches!(self.kind, 24..=28)
     }
 
     /// The size of the data in bytes. `None` if the type is not known.

@@ -28,14 +28,14 @@ pub(super) struct Adapters<'model> {
     current: Option<AdapterId>,
 }
 
-/// A loaded adapter. It belongs to a context's model, and must be freed before that.
+/// A loaded adapter. One that is not freed is freed with its model.
 struct Adapter {
     handle: LlamaLoraAdapter,
     pointer: NonNull<llama_adapter_lora>,
 }
 
 impl<'model> Adapters<'model> {
-    /// Those of a model, of which there are none yet.
+    /// Creates the list of a model's adapters, which is empty.
     pub(super) fn new(model: &'model LlamaModel) -> Self {
         Self {
             model,
@@ -71,27 +71,30 @@ impl<'model> Adapters<'model> {
         self.loaded.contains_key(&id)
     }
 
-    /// Makes the context compute with this adapter, or with none.
+    /// Makes the context compute with this adapter, or with none. Returns whether that is a change.
     ///
     /// # Errors
-    /// What llama.cpp says.
+    /// What llama.cpp says, or that the adapter is not loaded.
     pub(super) fn select(
         &mut self,
         context: &mut LlamaContext<'_>,
         id: Option<AdapterId>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         if self.current == id {
-            return Ok(());
+            return Ok(false);
         }
-        let next = id.and_then(|id| self.loaded.get_mut(&id));
-        match next {
-            Some(adapter) => context
-                .lora_adapter_set(&mut adapter.handle, SCALE)
-                .map_err(|error| error.to_string())?,
+        match id {
+            Some(id) => {
+                let adapter = self.loaded.get_mut(&id);
+                let adapter = adapter.ok_or("the adapter is not loaded")?;
+                context
+                    .lora_adapter_set(&mut adapter.handle, SCALE)
+                    .map_err(|error| error.to_string())?;
+            }
             None => self.deselect(context)?,
         }
         self.current = id;
-        Ok(())
+        Ok(true)
     }
 
     /// Frees an adapter.

@@ -15,10 +15,10 @@ use crate::text::source_path::source_path;
 use crate::text::template_args;
 use crate::text::text_model::TextModel;
 
-/// How long the load of an adapter may take, with its first answers beside those of others.
+/// How long the first answers of an adapter may take, beside the answers of others.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What adapters of a model need to know about it.
+/// The properties of a model on which its adapters depend.
 pub(super) struct AdapterBase {
     /// The model's files.
     pub(super) source: PathBuf,

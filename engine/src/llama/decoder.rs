@@ -13,7 +13,7 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::sync::oneshot;
 
 use super::adapter::Adapters;
-use super::adapter_turns::{AdapterId, next_turn};
+use super::adapter_turns::{AdapterId, AdapterTurns};
 use super::prefix_cache::{Entry, Place, PrefixCache, Reuse};
 use super::reading_pace::{ReadingPace, StepTokens};
 use super::sequence::{Sequence, SequenceEvent, Task};
@@ -46,9 +46,8 @@ pub(super) struct Decoder<'model> {
     end_tokens: Arc<[u32]>,
     cache: PrefixCache,
     adapters: Adapters<'model>,
-    /// Whose turn the last step was.
-    turn: Option<AdapterId>,
-    /// The adapters to free, and who is told.
+    turns: AdapterTurns,
+    /// The adapters to free, and where that is reported.
     leaving: Vec<(AdapterId, oneshot::Sender<()>)>,
     pace: ReadingPace,
     status: Arc<ThreadStatus>,
@@ -81,7 +80,7 @@ impl<'model> Decoder<'model> {
             batch: LlamaBatch::new(tokens, 1),
             cache: PrefixCache::new(limit, reuse),
             adapters,
-            turn: None,
+            turns: AdapterTurns::default(),
             leaving: Vec::new(),
             pace: ReadingPace::new(tokens),
             context,
@@ -146,13 +145,14 @@ impl<'model> Decoder<'model> {
                 self.leaving.push((id, removed));
             } else {
                 self.remove_adapter(id);
-                // Whoever has left does not need to know.
+                // Without a receiver nobody waits for it.
                 let _ = removed.send(());
             }
         }
     }
 
     fn remove_adapter(&mut self, id: AdapterId) {
+        self.cache.forget(id);
         if let Err(problem) = self.adapters.remove(&mut self.context, id) {
             tracing::warn!(problem, "an adapter was not freed");
         }
@@ -235,13 +235,13 @@ impl<'model> Decoder<'model> {
     /// Computes the next tokens of all sequences whose turn it is.
     fn step(&mut self) {
         let adapters = self.active.iter().map(|sequence| sequence.task.adapter);
-        let Some(turn) = next_turn(self.turn, adapters) else {
+        let Some(turn) = self.turns.next(adapters) else {
             return;
         };
-        self.turn = turn;
-        if let Err(problem) = self.adapters.select(&mut self.context, turn) {
-            return self.fail_all(&problem);
-        }
+        let has_changed = match self.adapters.select(&mut self.context, turn) {
+            Ok(has_changed) => has_changed,
+            Err(problem) => return self.fail_all(&problem),
+        };
         let (in_turn, pending): (Vec<_>, Vec<_>) = self
             .active
             .iter()
@@ -268,6 +268,7 @@ impl<'model> Decoder<'model> {
         // An accelerator computes beside this thread.
         self.context.synchronize();
         let time = began.elapsed();
+        self.turns.record(time);
         if let Err(error) = decoded {
             self.status.end();
             return self.fail_all(&error.to_string());
@@ -280,7 +281,8 @@ impl<'model> Decoder<'model> {
         }
         self.take_logits(&wanted);
         self.status.end();
-        if let Some(step) = step_tokens(&pending, &planned) {
+        // The first step of a turn also plans the computation.
+        if let Some(step) = step_tokens(&pending, &planned).filter(|_| !has_changed) {
             self.pace.learn(step, time);
         }
         if let Some(speed) = self.pace.speed() {

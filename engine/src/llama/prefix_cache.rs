@@ -163,6 +163,15 @@ impl PrefixCache {
         self.slots.fill(Slot::default());
     }
 
+    /// Frees the slots of an adapter that has no active sequence.
+    pub(super) fn forget(&mut self, adapter: AdapterId) {
+        for slot in &mut self.slots {
+            if slot.adapter == Some(adapter) {
+                *slot = Slot::default();
+            }
+        }
+    }
+
     /// Forgets what an active sequence has computed.
     pub(super) fn restart(&mut self, slot: usize) {
         self.slots[slot].computed.clear();
@@ -332,5 +341,8 @@ mod tests {
         cache.extend(first.slot, &tokens(0..120));
         cache.end(first.slot);
         assert_eq!(enter(&mut cache, adapter), place(1, 119, None));
+        cache.end(1);
+        cache.forget(AdapterId(1));
+        assert_eq!(enter(&mut cache, adapter), place(1, 0, None));
     }
 }

@@ -64,8 +64,10 @@ impl RunnerService {
         let Some(base) = self.models.base() else {
             return Err(LoadError::Engine("the runner has no model yet".into()));
         };
-        let loaded = base.load_adapter(model).await?;
+        let loaded = base.load_adapter(model).await;
         (self.return_memory)();
+        forget_peak_memory();
+        let loaded = loaded?;
         let description = describe(&*loaded);
         self.models.insert_adapter(id, loaded);
         Ok(description)
@@ -121,7 +123,7 @@ impl Runner for RunnerService {
         let request = request.into_inner();
         let model = read_model(&request.resource_json)?;
         let (service, id) = (self.clone(), request.id);
-        // A load that the agent no longer waits for is not broken off half-way: the agent unloads it.
+        // It is not broken off half-way if the agent ends the call.
         let load = tokio::spawn(async move { service.load_adapter(id, &model).await });
         let result = match load.await {
             Ok(Ok(loaded)) => AdapterResult::Loaded(loaded),
@@ -139,6 +141,7 @@ impl Runner for RunnerService {
         if let Some(adapter) = self.models.remove_adapter(request.into_inner().id) {
             adapter.unload().await;
             (self.return_memory)();
+            forget_peak_memory();
         }
         Ok(Response::new(v1::UnloadAdapterResponse {}))
     }

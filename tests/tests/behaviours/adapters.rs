@@ -194,7 +194,7 @@ async fn specialists_share_the_process_of_a_real_base_and_do_not_mix() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn adapter_of_another_base_is_refused_and_the_base_goes_on() {
+async fn adapter_that_cannot_be_computed_is_refused_and_the_base_goes_on() {
     let cluster = start(&["n1"]).await;
     let api = cluster.api();
     api.apply(&chat_model("m")).await;

@@ -37,7 +37,9 @@ fn model(replicas: u32, source: &Value) -> Value {
 fn weights(cluster: &Cluster) -> PathBuf {
     let mut files = Vec::new();
     let folders = std::fs::read_dir(cluster.dir().join(FILES).join("blobs")).unwrap();
-    for folder in folders.flatten() {
+    // Beside the folders lies what the disk is probed with.
+    let folders = folders.flatten().filter(|entry| entry.path().is_dir());
+    for folder in folders {
         files.extend(std::fs::read_dir(folder.path()).unwrap().flatten());
     }
     let largest = files

@@ -11,6 +11,8 @@ use crate::LoadError;
 use crate::files::gguf_header::{GgufHeader, GgufTensor};
 use crate::files::inspection::inspect_gguf;
 
+const ALPHA: &str = "adapter.lora.alpha";
+
 /// The inspected file of an adapter.
 #[derive(Debug)]
 pub(crate) struct GgufAdapterFile {
@@ -46,9 +48,10 @@ impl GgufAdapterFile {
             ));
         }
         // llama.cpp ends the process at a number of another type.
-        let alpha = header.values.get("adapter.lora.alpha");
-        if alpha.is_some_and(|alpha| !alpha.is_f64()) {
-            let problem = "its adapter.lora.alpha is no floating-point number";
+        let alpha = header.values.get(ALPHA);
+        let is_double = header.doubles.iter().any(|name| name == ALPHA);
+        if alpha.is_some_and(|alpha| !alpha.is_f64()) || is_double {
+            let problem = "its adapter.lora.alpha is no floating-point number of 32 bits";
             return Err(not_an_adapter(path, problem));
         }
         if let Some(Value::Array(_)) = header.values.get("adapter.alora.invocation_tokens") {
@@ -60,6 +63,10 @@ impl GgufAdapterFile {
             let problem = "its matrices have a type that is not known";
             return Err(not_an_adapter(path, problem));
         };
+        if let Some(tensor) = header.tensors.iter().find(|tensor| !tensor.is_computed()) {
+            let problem = format!("its matrix {} has a type that is not computed", tensor.name);
+            return Err(unsupported(path, problem));
+        }
         Ok(Self {
             path: path.to_owned(),
             bytes: sizes.iter().sum(),

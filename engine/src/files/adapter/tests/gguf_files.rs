@@ -71,6 +71,8 @@ fn gguf_file_of_something_else_says_what_it_is() {
     assert!(refused("general.type", text("vocab")).contains("vocab"));
     assert!(refused("adapter.type", text("control_vector")).contains("control_vector"));
     assert!(refused("adapter.lora.alpha", GgufValue::U32(2)).contains("adapter.lora.alpha"));
+    // llama.cpp ends the process at numbers that it does not expect.
+    assert!(refused("adapter.lora.alpha", GgufValue::F64(2.0)).contains("32 bits"));
     let tokens = GgufValue::Array(vec![GgufValue::U32(2)]);
     assert!(refused("adapter.alora.invocation_tokens", tokens).contains("activated"));
     for (parts, problem) in [
@@ -82,4 +84,26 @@ fn gguf_file_of_something_else_says_what_it_is() {
         let text = AdapterFiles::find(dir.path()).unwrap_err().to_string();
         assert!(text.contains(problem), "{text}");
     }
+}
+
+#[test]
+fn matrix_of_integers_is_refused() {
+    const INTEGERS: u32 = 26;
+    let dir = tempfile::tempdir().unwrap();
+    gguf(dir.path(), |_| {}, ["lora_a", "lora_b"]);
+    let path = dir.path().join("adapter.gguf");
+    let mut file = std::fs::read(&path).unwrap();
+    // Behind the name are the number of dimensions, two of them, and the type.
+    let name = file
+        .windows(6)
+        .position(|bytes| bytes == b"lora_a")
+        .unwrap();
+    let kind = name + 6 + 4 + 2 * 8;
+    file[kind..kind + 4].copy_from_slice(&INTEGERS.to_le_bytes());
+    std::fs::write(&path, file).unwrap();
+    let text = AdapterFiles::find(&path).unwrap_err().to_string();
+    assert!(
+        text.contains("lora_a has a type that is not computed"),
+        "{text}"
+    );
 }
