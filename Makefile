@@ -143,10 +143,10 @@ check-release: setup release-tools
 	cargo check --locked --release --workspace --exclude flotilla-tests --all-targets --no-default-features
 	$(MAKE) release RELEASE_FEATURES=$(RELEASE_FEATURES)
 	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib llama::
-	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --config 'target.$(ARCHITECTURE)-unknown-linux-gnu.runner = "$(OLD_CPU)"' --lib llama::
-	GGML_VK_VISIBLE_DEVICES=0 $(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib vulkan -- --ignored --nocapture
+	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --config 'target.$(ARCHITECTURE)-unknown-linux-gnu.runner = "$(OLD_CPU)"' --lib gguf_file_computes_the_reference_values
 	$(OLD_CPU) target/package/bin/flotilla --version
 	FLOTILLA_BINARY=$(CURDIR)/target/package/bin/flotilla cargo test --locked --release --workspace --test behaviours real_model
+	GGML_VK_VISIBLE_DEVICES=0 $(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib vulkan -- --ignored --nocapture
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
 # what a cascade costs and saves (tests/src/bin/cascade_cost.rs), what a process for each model costs
