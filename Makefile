@@ -145,7 +145,7 @@ check-release: setup release-tools
 	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib llama::
 	$(RELEASE_CARGO) test $(RELEASE_OPTIONS) --config 'target.$(ARCHITECTURE)-unknown-linux-gnu.runner = "$(OLD_CPU)"' --lib gguf_file_computes_the_reference_values
 	$(OLD_CPU) target/package/bin/flotilla --version
-	FLOTILLA_BINARY=$(CURDIR)/target/package/bin/flotilla cargo test --locked --release --workspace --test behaviours real_model
+	FLOTILLA_BINARY=$(CURDIR)/target/package/bin/flotilla cargo test --locked --release --workspace --test behaviours real_model -- --skip by_mistral
 	GGML_VK_VISIBLE_DEVICES=0 $(RELEASE_CARGO) test $(RELEASE_OPTIONS) --lib vulkan -- --ignored --nocapture
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
