@@ -1,5 +1,10 @@
 //! Adapters beside their base.
 
+use async_trait::async_trait;
+use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
+use flotilla_engine::{GenerateEvents, LoadControl, LoadError, LoadProgress, LoadedModel};
+use futures::StreamExt;
+
 use super::*;
 
 /// The adapter `a` of the model `m`.
@@ -76,4 +81,93 @@ async fn adapter_moves_to_the_next_revision_of_its_base() {
     assert!(Arc::ptr_eq(&served(&manager, "m").unwrap(), &base));
     manager.desire(vec![heavy(3, MEMORY / 3 * 2, 0)]);
     manager.until(ready(&[("m", 3)])).await;
+}
+
+/// Loads models whose process ends while it loads an adapter with the revision `bad`.
+struct CrashingRunners;
+
+struct CrashingModel {
+    /// Cancelled when the process has ended.
+    ended: CancellationToken,
+}
+
+impl CrashingModel {
+    fn loaded() -> Arc<dyn LoadedModel> {
+        Arc::new(Self {
+            ended: CancellationToken::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl Engine for CrashingRunners {
+    async fn estimate(&self, _: &Model) -> Result<Bytes, LoadError> {
+        Ok(Bytes(1))
+    }
+
+    async fn load(
+        &self,
+        _: &Model,
+        _: LoadProgress,
+        _: &LoadControl,
+    ) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        Ok(CrashingModel::loaded())
+    }
+}
+
+#[async_trait]
+impl LoadedModel for CrashingModel {
+    async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+        Ok(futures::stream::pending().boxed())
+    }
+
+    async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+        Ok(Embeddings::default())
+    }
+
+    async fn failing(&self) {
+        self.ended.cancelled().await;
+    }
+
+    async fn failed(&self) -> LoadError {
+        self.ended.cancelled().await;
+        LoadError::Engine("it has ended".into())
+    }
+
+    async fn load_adapter(&self, adapter: &Model) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        if adapter.spec.revision != "bad" {
+            return Ok(Self::loaded());
+        }
+        self.ended.cancel();
+        Err(LoadError::Engine("the process has ended".into()))
+    }
+}
+
+#[tokio::test]
+async fn adapter_that_ends_the_process_of_its_base_fails_and_the_others_come_back() {
+    let manager = TestManager::with_runners(CrashingRunners);
+    let computed = |mut desired: DesiredModel, revision: &str| {
+        let spec = &mut desired.model.as_mut().unwrap().spec;
+        spec.engine = EngineKind::Llama;
+        revision.clone_into(&mut spec.revision);
+        desired
+    };
+    let base = computed(simulated("m", 1, 0.0), "");
+    let good = computed(adapter(1), "");
+    manager.desire(vec![good.clone(), base.clone()]);
+    manager.until(ready(&[("a", 1), ("m", 1)])).await;
+    let mut bad = computed(adapter(1), "bad");
+    bad.name = ModelName::new("b").unwrap();
+    manager.desire(vec![good, base, bad]);
+    let settled = |models: &[ModelStatus]| {
+        let phases: Vec<_> = models.iter().map(|m| (&*m.name, m.phase())).collect();
+        phases
+            == [
+                ("a", ModelPhase::Ready),
+                ("b", ModelPhase::Failed),
+                ("m", ModelPhase::Ready),
+            ]
+    };
+    let models = manager.until(settled).await;
+    assert!(models[1].error.contains("has ended"), "{models:?}");
 }
