@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How long a turn lasts at least while others wait. llama.cpp plans its computations anew when the adapter changes,
-/// which takes about as long as a token of a small model.
+/// How long a turn lasts after its first step while others wait. In the first step llama.cpp plans its computations
+/// anew, which takes about as long as two tokens of a small model.
 const TURN_TIME: Duration = Duration::from_millis(80);
 
 /// Identifies an adapter among all that a model ever had.
@@ -14,7 +14,7 @@ pub(super) struct AdapterId(pub(super) u64);
 #[derive(Debug, Default)]
 pub(super) struct AdapterTurns {
     turn: Option<AdapterId>,
-    /// How long it has been its turn.
+    /// How long it has been its turn since the end of the first step.
     used: Duration,
 }
 
@@ -34,7 +34,7 @@ impl AdapterTurns {
         Some(self.turn)
     }
 
-    /// Takes note of how long a step took.
+    /// Takes note of how long a step took that was not the first one of its turn.
     pub(super) fn record(&mut self, time: Duration) {
         self.used += time;
     }

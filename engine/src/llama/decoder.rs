@@ -268,7 +268,10 @@ impl<'model> Decoder<'model> {
         // An accelerator computes beside this thread.
         self.context.synchronize();
         let time = began.elapsed();
-        self.turns.record(time);
+        // The first step of a turn also plans the computation.
+        if !has_changed {
+            self.turns.record(time);
+        }
         if let Err(error) = decoded {
             self.status.end();
             return self.fail_all(&error.to_string());
@@ -281,7 +284,6 @@ impl<'model> Decoder<'model> {
         }
         self.take_logits(&wanted);
         self.status.end();
-        // The first step of a turn also plans the computation.
         if let Some(step) = step_tokens(&pending, &planned).filter(|_| !has_changed) {
             self.pace.learn(step, time);
         }
