@@ -27,6 +27,11 @@ impl ModelFiles {
             problem: problem.to_owned(),
         };
         if path.is_dir() {
+            if path.join("adapter_config.json").is_file() {
+                let problem =
+                    "it is a LoRA adapter: name the model that it was trained on as spec.base";
+                return Err(unusable(problem));
+            }
             for required in ["config.json", "tokenizer.json"] {
                 if !path.join(required).is_file() {
                     return Err(unusable(&format!("it has no {required}")));
