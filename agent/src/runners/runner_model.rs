@@ -24,15 +24,15 @@ use tracing::Instrument;
 
 use super::runner_process::RunnerProcess;
 
-/// How much more memory than the loaded adapter its load may take: the matrices in 32 bits, and the file in that they
-/// are converted.
+/// How much more memory than the loaded adapter its load may take: the matrices in 32 bits, and the converted file.
 const LOAD_FACTOR: u64 = 5;
 
 /// A model that is loaded in a runner, or an adapter of it.
 #[derive(Clone)]
 pub(super) struct RunnerModel {
     process: Arc<RunnerProcess>,
-    channel: LinkChannel,
+    client: InferenceClient<LinkChannel>,
+    runner: RunnerClient<LinkChannel>,
     description: v1::LoadedModel,
     /// The number of the adapter that this is. `None`: it is the runner's model, with which the process ends.
     adapter: Option<u64>,
@@ -50,22 +50,15 @@ impl RunnerModel {
     ) -> Self {
         Self {
             process: Arc::new(process),
-            channel,
+            client: InferenceClient::with_origin(channel.clone(), transport::origin())
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+            runner: RunnerClient::with_origin(channel, transport::origin()),
             description,
             adapter: None,
             memory: Bytes(0),
             last_adapter: Arc::default(),
         }
-    }
-
-    fn client(&self) -> InferenceClient<LinkChannel> {
-        InferenceClient::with_origin(self.channel.clone(), transport::origin())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
-    }
-
-    fn runner(&self) -> RunnerClient<LinkChannel> {
-        RunnerClient::with_origin(self.channel.clone(), transport::origin())
     }
 
     /// Loads an adapter that takes this much memory, by which the limit of the process is raised until the adapter is
@@ -95,7 +88,7 @@ impl RunnerModel {
     async fn load_adapter_in_runner(&self, resource_json: String) -> Result<Self, LoadError> {
         let id = self.last_adapter.fetch_add(1, Ordering::Relaxed) + 1;
         let request = v1::LoadAdapterRequest { id, resource_json };
-        let result = match self.runner().load_adapter(request).await {
+        let result = match self.runner.clone().load_adapter(request).await {
             Ok(response) => response.into_inner().result,
             Err(status) => return Err(self.process.failure(&status).await),
         };
@@ -129,7 +122,7 @@ impl LoadedModel for RunnerModel {
             stream: true,
             ..(&request).into()
         };
-        let responses = self.client().generate(self.request(message)).await;
+        let responses = self.client.clone().generate(self.request(message)).await;
         let responses = responses.map_err(|status| request_error(&status, &model))?;
         let events = responses.into_inner().flat_map(move |response| {
             let events = match response {
@@ -154,7 +147,7 @@ impl LoadedModel for RunnerModel {
             check_only: true,
             ..request.into()
         };
-        let checked = self.client().embed(self.request(message)).await;
+        let checked = self.client.clone().embed(self.request(message)).await;
         let lost = |status| request_error(&status, request.model.as_str());
         checked.map(drop).map_err(lost)
     }
@@ -163,7 +156,7 @@ impl LoadedModel for RunnerModel {
         let model = request.model.to_string();
         let message = v1::EmbedRequest::from(&request);
         let lost = |status| request_error(&status, &model);
-        let responses = self.client().embed(self.request(message)).await;
+        let responses = self.client.clone().embed(self.request(message)).await;
         let mut responses = responses.map_err(lost)?;
         let response = responses.get_mut().message().await.map_err(lost)?;
         response.map(Into::into).ok_or_else(|| {
@@ -235,7 +228,7 @@ impl LoadedModel for RunnerModel {
         };
         let request = v1::UnloadAdapterRequest { id };
         let unload = async {
-            if let Err(status) = self.runner().unload_adapter(request).await {
+            if let Err(status) = self.runner.clone().unload_adapter(request).await {
                 tracing::debug!(%status, "the adapter has ended with its process");
             }
         };

@@ -55,18 +55,11 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Resource, parse_yaml};
+    use super::super::model::tests::model;
     use super::*;
 
     fn adapter(fields: &str) -> Result<Model, String> {
-        let spec = format!("{{base: chat, source: {{path: /a}}{fields}}}");
-        let yaml = format!(
-            "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}"
-        );
-        match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
-            Resource::Model(model) => Ok(model),
-            other => panic!("{other:?}"),
-        }
+        model(&format!("{{base: chat, source: {{path: /a}}{fields}}}"))
     }
 
     #[test]
@@ -112,8 +105,7 @@ mod tests {
             let text = adapter(fields).unwrap_err();
             assert!(text.contains(expected), "{text}");
         }
-        let yaml = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: m}\nspec: {base: m}";
-        let text = parse_yaml(yaml).unwrap_err().to_string();
+        let text = model("{base: m}").unwrap_err();
         for expected in [
             "spec.base must be the name of another",
             "spec.source is needed",

@@ -341,14 +341,15 @@ impl Model {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Resource, parse_yaml};
     use super::*;
 
     /// The serving revision of `{engine: simulated}`.
     const PINNED_REVISION: u64 = 2_165_906_573_805_297_435;
 
-    fn model(spec: &str) -> Result<Model, String> {
+    /// Reads the model `m` with this spec.
+    pub(in crate::spec) fn model(spec: &str) -> Result<Model, String> {
         let yaml = format!(
             "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}"
         );
