@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::range::check_range;
 
 /// Maximum number of choices per request.
-const MAX_CHOICES: u32 = 128;
+pub(crate) const MAX_CHOICES: u32 = 128;
 
 /// OpenAI's sampling fields, and three that vLLM, the llama.cpp server and others add: `top_k`,
 /// `min_p` and `repetition_penalty`.

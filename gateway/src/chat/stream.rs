@@ -10,13 +10,19 @@ use super::response::LogprobsJson;
 use crate::backend::ServedBy;
 use crate::chunk::ChunkTemplate;
 use crate::completion_id::CompletionId;
+use crate::sampling::MAX_CHOICES;
 use crate::sse::{EventWriter, StreamStart};
+
+const ROLE: &str = "assistant";
 
 /// Writes the events of a chat answer as chunks.
 pub(super) struct ChatChunkWriter {
     template: ChunkTemplate,
-    /// The choices whose role was sent.
-    role_sent: BTreeSet<u32>,
+    /// The choices below this one had their role sent. OpenAI's own clients take the first chunks of the choices in
+    /// the order of their indices only, and choices that are computed at once begin in any.
+    roles_sent: u32,
+    /// The choices of which something else than the role was sent.
+    begun: BTreeSet<u32>,
 }
 
 #[derive(Serialize)]
@@ -81,21 +87,36 @@ impl ChatChunkWriter {
         let object = "chat.completion.chunk";
         Self {
             template: ChunkTemplate::new(id, object, include_usage, late_served_by),
-            role_sent: BTreeSet::new(),
+            roles_sent: 0,
+            begun: BTreeSet::new(),
         }
     }
 
-    /// Returns the role for the first chunk of a choice, `None` for the others.
-    fn role(&mut self, choice: u32) -> Option<&'static str> {
-        let is_first = self.role_sent.insert(choice);
-        is_first.then_some("assistant")
+    /// Returns whether this is the first event of a choice, and the role if its chunk is to have it. The roles of the
+    /// choices before it are sent first.
+    fn begin(&mut self, choice: u32, out: &mut BytesMut) -> (bool, Option<&'static str>) {
+        while self.roles_sent < choice.min(MAX_CHOICES) {
+            let earlier = ChunkChoice {
+                index: self.roles_sent,
+                delta: DeltaJson {
+                    role: Some(ROLE),
+                    ..DeltaJson::default()
+                },
+                logprobs: None,
+                finish_reason: None,
+            };
+            self.template.write_choice(out, &earlier);
+            self.roles_sent += 1;
+        }
+        let has_role = self.roles_sent == choice;
+        self.roles_sent += u32::from(has_role);
+        (self.begun.insert(choice), has_role.then_some(ROLE))
     }
 
     fn write_delta(&mut self, delta: ChoiceDelta, out: &mut BytesMut) {
-        let role = self.role(delta.choice);
+        let (is_first, role) = self.begin(delta.choice, out);
         // OpenAI omits the content of an answer that starts with a tool call or a refusal.
-        let starts_with_text =
-            role.is_some() && delta.tool_calls.is_empty() && delta.refusal.is_empty();
+        let starts_with_text = is_first && delta.tool_calls.is_empty() && delta.refusal.is_empty();
         let has_content = !delta.content.is_empty() || !delta.logprobs.is_empty();
         let choice = ChunkChoice {
             index: delta.choice,
@@ -113,13 +134,13 @@ impl ChatChunkWriter {
     }
 
     fn write_finished(&mut self, finished: ChoiceFinished, out: &mut BytesMut) {
-        let role = self.role(finished.choice);
+        let (is_first, role) = self.begin(finished.choice, out);
         let choice = ChunkChoice {
             index: finished.choice,
             delta: DeltaJson {
                 role,
                 // An answer without tokens still has an empty content.
-                content: role.map(|_| ""),
+                content: is_first.then_some(""),
                 ..DeltaJson::default()
             },
             logprobs: None,
@@ -190,6 +211,42 @@ mod tests {
         assert_eq!(chunks[2]["choices"][0]["delta"], json!({}));
         assert_eq!(chunks[3]["choices"], json!([]));
         assert_eq!(chunks[3]["usage"]["total_tokens"], 5);
+    }
+
+    #[test]
+    fn roles_are_sent_in_the_order_of_the_choices_whichever_begins_first() {
+        let delta = |choice, content: &str| {
+            GenerateEvent::Delta(ChoiceDelta {
+                choice,
+                content: content.into(),
+                ..ChoiceDelta::default()
+            })
+        };
+        let end = GenerateEvent::Finished(ChoiceFinished {
+            choice: 1,
+            reason: FinishReason::Stop,
+        });
+        let sent = chunks(false, vec![delta(2, "c"), delta(0, "a"), end]);
+        let found: Vec<_> = sent
+            .iter()
+            .map(|chunk| {
+                let choice = &chunk["choices"][0];
+                (choice["index"].as_u64().unwrap(), choice["delta"].clone())
+            })
+            .collect();
+        let role = json!({"role": "assistant"});
+        assert_eq!(
+            found,
+            [
+                (0, role.clone()),
+                (1, role),
+                (2, json!({"role": "assistant", "content": "c"})),
+                (0, json!({"content": "a"})),
+                (1, json!({"content": ""})),
+            ]
+        );
+        // An agent's wrong index does not make it write for ever.
+        assert_eq!(chunks(false, vec![delta(u32::MAX, "x")]).len(), 129);
     }
 
     #[test]
