@@ -1,7 +1,6 @@
 //! The thread that computes the answers of a model.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
@@ -20,6 +19,7 @@ use super::sequence::{Sequence, SequenceEvent, Task};
 use super::step_plan::{PendingTokens, plan_step};
 use super::thread_status::ThreadStatus;
 use crate::LoadError;
+use crate::files::adapter::GgufAdapter;
 
 /// What a decoder is asked to do.
 pub(super) enum Command {
@@ -27,7 +27,7 @@ pub(super) enum Command {
     Answer(Box<Task>),
     /// Load an adapter from a GGUF file.
     LoadAdapter {
-        path: PathBuf,
+        file: GgufAdapter,
         loaded: oneshot::Sender<Result<AdapterId, LoadError>>,
     },
     /// Free an adapter, after all sequences that are computed with it.
@@ -126,8 +126,8 @@ impl<'model> Decoder<'model> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Answer(task) => self.waiting.push_back(*task),
-            Command::LoadAdapter { path, loaded } => {
-                let id = self.adapters.load(&path);
+            Command::LoadAdapter { file, loaded } => {
+                let id = self.adapters.load(&file);
                 // Nobody waits for it any more.
                 if let Err(Ok(id)) = loaded.send(id) {
                     self.remove_adapter(id);

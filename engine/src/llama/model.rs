@@ -143,7 +143,7 @@ impl LlamaModel {
         let stopped = |error: RequestError| LoadError::Engine(error.to_string());
         let (sender, loaded) = tokio::sync::oneshot::channel();
         let command = Command::LoadAdapter {
-            path: file.to_path_buf(),
+            file,
             loaded: sender,
         };
         thread.send(command).map_err(stopped)?;

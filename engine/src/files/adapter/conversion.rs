@@ -7,7 +7,6 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
-use tempfile::TempPath;
 
 use super::architectures::{Architecture, BaseTensor};
 use super::base_check::{self, Matrices};
@@ -16,11 +15,11 @@ use super::{other_base, unsupported};
 use crate::LoadError;
 use crate::files::gguf_header::GgufHeader;
 
-/// Converts an adapter to a temporary GGUF file, which is deleted when its path is dropped.
+/// Converts an adapter to a GGUF file without a name, which is gone when it is closed, even if this process is killed.
 ///
 /// # Errors
 /// See [`AdapterFiles::gguf`](super::AdapterFiles::gguf).
-pub(super) fn convert(adapter: &PeftAdapter, base: &[GgufHeader]) -> Result<TempPath, LoadError> {
+pub(super) fn convert(adapter: &PeftAdapter, base: &[GgufHeader]) -> Result<File, LoadError> {
     let tensors = tensors(adapter, base)?;
     let architecture = base.first().and_then(GgufHeader::architecture);
     write(adapter, &tensors, architecture.unwrap_or_default()).map_err(|error| {
@@ -100,7 +99,7 @@ fn write(
     adapter: &PeftAdapter,
     tensors: &[BaseTensor],
     architecture: &str,
-) -> candle_core::Result<TempPath> {
+) -> candle_core::Result<File> {
     // llama.cpp divides one number by the rank of each matrix. B takes what differs from it.
     let alpha = adapter
         .modules
@@ -143,18 +142,15 @@ fn write(
         .iter()
         .map(|(name, tensor)| (&**name, tensor))
         .collect();
-    let mut builder = tempfile::Builder::new();
-    let file = builder
-        .prefix("flotilla-adapter-")
-        .suffix(".gguf")
-        .tempfile()?;
-    let mut writer = BufWriter::new(file);
+    let mut writer = BufWriter::new(tempfile::tempfile()?);
     gguf_file::write(&mut writer, &values, &named)?;
     writer.flush()?;
-    let file = writer
+    let mut file = writer
         .into_inner()
         .map_err(io::IntoInnerError::into_error)?;
-    Ok(file.into_temp_path())
+    // Some systems open it again where it was left.
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Reads a matrix.

@@ -12,11 +12,12 @@ mod pattern;
 mod peft_adapter;
 mod peft_config;
 
+use std::fs::File;
 use std::ops::Deref;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use flotilla_core::Bytes;
-use tempfile::TempPath;
 
 use self::gguf_adapter::GgufAdapterFile;
 use self::peft_adapter::PeftAdapter;
@@ -102,7 +103,11 @@ impl AdapterFiles {
                 file.check(base)?;
                 Ok(GgufAdapter::Source(file.path.clone()))
             }
-            Self::Peft(adapter) => conversion::convert(adapter, base).map(GgufAdapter::Converted),
+            Self::Peft(adapter) => {
+                let file = conversion::convert(adapter, base)?;
+                let path = format!("/dev/fd/{}", file.as_raw_fd()).into();
+                Ok(GgufAdapter::Converted { path, _file: file })
+            }
         }
     }
 }
@@ -112,8 +117,12 @@ impl AdapterFiles {
 pub(crate) enum GgufAdapter {
     /// The file that the adapter came in.
     Source(PathBuf),
-    /// A converted file, which is deleted when this is dropped.
-    Converted(TempPath),
+    /// A converted file, which is gone when this is dropped.
+    Converted {
+        /// The path of the open file in this process: it has no other.
+        path: PathBuf,
+        _file: File,
+    },
 }
 
 impl Deref for GgufAdapter {
@@ -122,7 +131,7 @@ impl Deref for GgufAdapter {
     fn deref(&self) -> &Path {
         match self {
             Self::Source(path) => path,
-            Self::Converted(path) => path,
+            Self::Converted { path, .. } => path,
         }
     }
 }

@@ -27,7 +27,7 @@ fn gguf(dir: &Path, change: impl FnOnce(&mut BTreeMap<&'static str, GgufValue>),
     let (a, b) = (matrix(2, 5), matrix(3, 2));
     let tensors = [(&*names[0], &a), (&*names[1], &b)];
     let values: Vec<_> = values.iter().map(|(name, value)| (*name, value)).collect();
-    let mut file = std::fs::File::create(dir.join("adapter.gguf")).unwrap();
+    let mut file = File::create(dir.join("adapter.gguf")).unwrap();
     gguf_file::write(&mut file, &values, &tensors).unwrap();
 }
 
