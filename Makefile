@@ -99,13 +99,8 @@ chat-model:
 	@ln -sfn "$(CHAT_MODEL)" models/chat/$(CHAT_MODEL_FILE)
 
 # Writes the demo models as GGUF files into target/demo-gguf, each with its resource.
-demo-gguf:
-	@if ! cmp -s models/train/requirements.txt .venv-models/requirements.txt; then \
-		echo "setting up .venv-models with what trains and converts the demo models"; \
-		python3 -m venv .venv-models && .venv-models/bin/pip install -q -r models/train/requirements.txt && \
-		cp models/train/requirements.txt .venv-models/; \
-	fi
-	.venv-models/bin/python models/train/to_gguf.py all
+demo-gguf: setup
+	.venv/bin/python models/train/to_gguf.py all
 
 test: setup
 	cargo test --locked --release --workspace

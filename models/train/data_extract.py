@@ -4,13 +4,10 @@ import json
 import random
 import zlib
 
+from folders import EXTRACT_PIECES
 from model import generate
 from tokenizer import END, prompt_text, train_tokenizer
 from trainer import Recipe
-
-# Each space is a token, so that a word has the same tokens in the sentence and after a quote: the
-# model can copy a word by repeating its tokens.
-PIECES = r" |\d|\p{L}+|[^\s\p{L}\d]"
 
 SHAPE = {"hidden": 128, "intermediate": 384, "layers": 4, "heads": 4}
 RECIPE = Recipe(
@@ -487,7 +484,7 @@ class ExtractTask:
         self.epoch_size, self.plain_epochs = epoch_size, plain_epochs
         rng = random.Random(7)
         corpus = [_example(rng, False)[0] for _ in range(20000)]
-        self.tokenizer = train_tokenizer(corpus, 640, SCAFFOLD, pieces=PIECES)
+        self.tokenizer = train_tokenizer(corpus, 640, SCAFFOLD, pieces=EXTRACT_PIECES)
         rng = random.Random(11)
         self.heldout = [_example(rng, True) for _ in range(heldout_size)]
 

@@ -6,13 +6,10 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 
+from folders import NUMBERS_PIECES
 from model import generate, init_params
 from tokenizer import END, prompt_text, train_tokenizer
 from trainer import Recipe
-
-# A number is one token together with the comma or space before it. This makes sequences short, and
-# the mean of a list is close to the mean of its embeddings.
-PIECES = r",? ?\d{1,2}| ?\p{L}+| ?[^\s\p{L}\d]|\s"
 
 SMALLEST_LIST, LONGEST_LIST = 2, 5
 LARGEST_NUMBER = 20
@@ -285,7 +282,7 @@ class NumbersTask:
         corpus = [text for text, _ in self._questions(rng, LONGEST_LIST, 20000, 0.0)]
         # Every number of up to two digits, including sums, in each form in which a list can contain it.
         corpus += [f"{number} {number},{number}, {number}" for number in range(100)] * 20
-        self.tokenizer = train_tokenizer(corpus, 1000, pieces=PIECES)
+        self.tokenizer = train_tokenizer(corpus, 1000, pieces=NUMBERS_PIECES)
         rng, kinds = random.Random(11), list(WEIGHTS)
         # All kinds of questions are equally frequent, regardless of their weights in training.
         self.heldout = [_example(rng, kinds[i % len(kinds)], LONGEST_LIST, True) for i in range(heldout_size)]

@@ -10,9 +10,10 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from export import load_model
+from folders import MODELS
 from model import generate
 from tokenizer import END, prompt_text
-from train import DATA, MODELS, NAMES, task_of
+from train import DATA, NAMES, task_of
 
 
 def local_answers(name, texts, models):

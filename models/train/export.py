@@ -8,7 +8,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from model import EXPERT_WEIGHTS, Config
+from folders import EXPERT_WEIGHTS
+from model import Config
 from tokenizer import CHAT_TEMPLATE, END, PAD
 
 MAX_POSITIONS = 512

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EXPERT_WEIGHTS = ("w1", "w2", "w3")
+from folders import EXPERT_WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write the demo models as GGUF files: `python to_gguf.py NAME|all [--out DIR]`.
+"""Write the demo models as GGUF files: `python to_gguf.py NAME|all [--out DIR] [--f32]`.
 
 `DIR` gets `NAME.gguf` and `NAME-gguf.yaml`, a resource with which a fleet serves the file.
 """
@@ -12,10 +12,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-import data_extract
-import data_numbers
-from model import EXPERT_WEIGHTS
-from train import MODELS, NAMES, REPOSITORY
+from folders import EXPERT_WEIGHTS, EXTRACT_PIECES, MODELS, NUMBERS_PIECES, REPOSITORY
 
 OUT = REPOSITORY / "target" / "demo-gguf"
 
@@ -24,7 +21,7 @@ OUT = REPOSITORY / "target" / "demo-gguf"
 #
 # The pieces of "bloom" keep words whole, also behind an apostrophe, with the space before them. That is enough for
 # `extract`, whose merges are all of letters, and for `numbers` without its numbers.
-PRE_TOKENIZERS = {None: "gpt-2", data_extract.PIECES: "bloom", data_numbers.PIECES: "bloom"}
+PRE_TOKENIZERS = {None: "gpt-2", EXTRACT_PIECES: "bloom", NUMBERS_PIECES: "bloom"}
 
 # The numbers with their comma and space become user-defined tokens, which are found before a text is divided. Those are
 # the folder's tokens for numbers of up to two digits, except behind a comma that has a space before it.
@@ -63,7 +60,7 @@ def add_tokenizer(writer, tokenizer, config, template):
     pieces = pieces_of(tokenizer)
     tokens = {id: (text, gguf.TokenType.NORMAL) for text, id in tokenizer["model"]["vocab"].items()}
     merges = [tuple(merge) for merge in tokenizer["model"]["merges"]]
-    if pieces == data_numbers.PIECES:
+    if pieces == NUMBERS_PIECES:
         for id, (text, _) in tokens.items():
             # Byte-level vocabularies write a space as "Ġ", user-defined tokens as it is.
             text = text.replace("Ġ", " ")
@@ -121,8 +118,8 @@ def interleave(weight, heads):
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
 
 
-def add_weights(writer, weights, config):
-    """Write the weights in float16, as the folder has them. The output matrix is the embedding matrix."""
+def add_weights(writer, weights, config, dtype):
+    """Write the weights as numbers of type `dtype`. The output matrix is the embedding matrix."""
     stack_experts(weights, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     heads = {"q_proj.weight": config["num_attention_heads"], "k_proj.weight": config["num_key_value_heads"]}
@@ -131,11 +128,11 @@ def add_weights(writer, weights, config):
         if rotated:
             weight = interleave(weight, rotated)
         # llama.cpp multiplies by norms in float32.
-        weight = weight.astype(np.float32 if weight.ndim == 1 else np.float16)
+        weight = weight.astype(np.float32 if weight.ndim == 1 else dtype)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight)
 
 
-def convert(name, folder, out):
+def convert(name, folder, out, dtype):
     """Write one model and its resource to the folder `out`."""
     config = read_json(folder / "config.json")
     if not config["tie_word_embeddings"] or config.get("rope_scaling"):
@@ -144,13 +141,14 @@ def convert(name, folder, out):
     writer = gguf.GGUFWriter(out / f"{name}.gguf", "llama")
     writer.add_name(name)
     writer.add_license("apache-2.0")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    file_types = {np.float16: gguf.LlamaFileType.MOSTLY_F16, np.float32: gguf.LlamaFileType.ALL_F32}
+    writer.add_file_type(file_types[dtype])
     if not read_json(folder / "generation_config.json")["do_sample"]:
         writer.add_sampling_temp(0.0)
     add_shape(writer, config)
     template = read_json(folder / "tokenizer_config.json")["chat_template"]
     add_tokenizer(writer, read_json(folder / "tokenizer.json"), config, template)
-    add_weights(writer, load_file(folder / "model.safetensors"), config)
+    add_weights(writer, load_file(folder / "model.safetensors"), config, dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -162,12 +160,14 @@ def convert(name, folder, out):
 def main():
     """Read the command line and convert."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=[*NAMES, "all"])
+    names = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+    parser.add_argument("name", choices=[*names, "all"])
     parser.add_argument("--models", type=Path, default=MODELS, help="folder with the models")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write the files to")
+    parser.add_argument("--f32", action="store_true", help="write float32 instead of float16, as the folders have it")
     args = parser.parse_args()
-    for name in NAMES if args.name == "all" else [args.name]:
-        convert(name, args.models / name, args.out)
+    for name in names if args.name == "all" else [args.name]:
+        convert(name, args.models / name, args.out, np.float32 if args.f32 else np.float16)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ import time
 from pathlib import Path
 
 from export import save_model
+from folders import MODELS, REPOSITORY
 from model import Config
 from trainer import Recipe, train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
-MODELS = REPOSITORY / "models"
 
 # Shape and recipe of the intent models. Those of the other models are in the modules of their data.
 INTENTS = {

@@ -117,15 +117,20 @@ def shapes():
     yield "norm.weight", (HIDDEN,)
 
 
-def weights():
-    """Returns a safetensors file: the length of the header, the header, the numbers."""
+def tensors():
+    """Yields the names, shapes and numbers of the tensors."""
     draw = random.Random(0)
-    header, data = {}, bytearray()
     for name, shape in shapes():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        numbers = [1.0 if len(shape) == 1 else draw.gauss(0, 0.3) for _ in range(count)]
+        yield name, shape, [1.0 if len(shape) == 1 else draw.gauss(0, 0.3) for _ in range(count)]
+
+
+def weights():
+    """Returns a safetensors file: the length of the header, the header, the numbers."""
+    header, data = {}, bytearray()
+    for name, shape, numbers in tensors():
         start = len(data)
-        data += struct.pack(f"<{count}f", *numbers)
+        data += struct.pack(f"<{len(numbers)}f", *numbers)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, len(data)]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -1,12 +1,13 @@
 //! The suites of cases and the fleets that they run against.
 
+use std::path::Path;
 use std::process::Command;
 
 use flotilla_tests::{Cluster, FakeUpstream, Mode, demo_model, repository, simulated_model};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::case_runner::{CaseRun, CaseRunner};
+use crate::case_runner::{CaseRun, CaseRunner, printed};
 use crate::node_test::NodeTest;
 use crate::pytest::{self, Pytest};
 
@@ -59,6 +60,8 @@ const MODEL_SUFFIX_VARIABLE: &str = "FLOTILLA_MODEL_SUFFIX";
 pub(crate) enum Suite {
     /// The API as the official OpenAI client sees it.
     OpenAiClient,
+    /// The same with models in GGUF files, which the engine `llama` computes instead of `mistral`.
+    OpenAiClientOnLlama,
     /// The live page in a real browser. Its last case kills a node, so it has its own fleet.
     Dashboard,
     /// The API as the libraries see it that applications are built with.
@@ -69,11 +72,17 @@ pub(crate) enum Suite {
 pub(crate) type SelectedCases = (CaseRunner, Vec<String>);
 
 impl Suite {
-    pub(crate) const ALL: [Self; 3] = [Self::OpenAiClient, Self::Dashboard, Self::OtherClients];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::OpenAiClient,
+        Self::OpenAiClientOnLlama,
+        Self::Dashboard,
+        Self::OtherClients,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::OpenAiClient => "openai_client",
+            Self::OpenAiClientOnLlama => "openai_client_on_llama",
             Self::Dashboard => "dashboard",
             Self::OtherClients => "other_clients",
         }
@@ -89,8 +98,8 @@ impl Suite {
             })
         };
         match self {
-            Self::OpenAiClient => vec![pytest(
-                "openai_client",
+            Self::OpenAiClient | Self::OpenAiClientOnLlama => vec![pytest(
+                self.name(),
                 "",
                 &["--ignore=clients", "--ignore=test_dashboard.py"],
             )],
@@ -117,31 +126,78 @@ impl Suite {
     /// Panics if the fleet does not start or stop, or if a runner does not run.
     pub(crate) async fn run(self, cases: &[SelectedCases]) -> CaseRun {
         match self {
-            Self::OpenAiClient => run_openai_client(cases).await,
+            Self::OpenAiClient => run_openai_client(cases, ModelFiles::Folders).await,
+            Self::OpenAiClientOnLlama => run_openai_client(cases, ModelFiles::Gguf).await,
             Self::Dashboard => run_dashboard(cases).await,
             Self::OtherClients => run_other_clients(cases).await,
         }
     }
 }
 
-async fn run_openai_client(cases: &[SelectedCases]) -> CaseRun {
+/// How the files of the real models are laid out, which decides what engine computes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ModelFiles {
+    /// The folders of the repository: `mistral`.
+    Folders,
+    /// GGUF files with the same weights: `llama`. In float32 throughout, since the cases compare answers that are
+    /// computed alone and beside others: llama.cpp adds numbers in another order then.
+    Gguf,
+}
+
+impl ModelFiles {
+    /// The demo models and the embedding model. What the repository has in another layout is written into the
+    /// cluster's folder.
+    fn models(self, cluster: &Cluster) -> Vec<Value> {
+        let mut models = vec![self.embedding_model(cluster)];
+        if self == Self::Gguf {
+            let script = repository().join("models/train/to_gguf.py");
+            run_python(
+                &script,
+                &["all", "--f32", "--out", path_text(cluster.dir())],
+            );
+        }
+        models.extend(DEMO_MODELS.map(|name| match self {
+            Self::Folders => demo_model(name, 1),
+            Self::Gguf => gguf_model(name, &cluster.dir().join(format!("{name}.gguf"))),
+        }));
+        models
+    }
+
+    fn embedding_model(self, cluster: &Cluster) -> Value {
+        let (script, files) = match self {
+            Self::Folders => ("make_embedding_model.py", "tiny-embed"),
+            Self::Gguf => ("make_embedding_gguf.py", "tiny-embed.gguf"),
+        };
+        let files = cluster.dir().join(files);
+        run_python(&pytest::folder().join(script), &[path_text(&files)]);
+        match self {
+            Self::Folders => local_model("tiny-embed", &files),
+            Self::Gguf => gguf_model("tiny-embed", &files),
+        }
+    }
+}
+
+async fn run_openai_client(cases: &[SelectedCases], files: ModelFiles) -> CaseRun {
     let cluster = start_steady_cluster().await;
     let mut limited = simulated_model("limited", 1, &json!({"outputTokens": 3_000}));
     limited["spec"]["maxTokens"] = json!(20);
     limited["spec"]["maxTokensLimit"] = json!(50);
-    let mut owned = demo_model("support-intent", 1);
+    let mut models = files.models(&cluster);
+    let mut owned = models
+        .iter()
+        .find(|model| model["metadata"]["name"] == "support-intent")
+        .unwrap()
+        .clone();
     owned["metadata"]["name"] = json!("owned");
     owned["spec"]["defaults"] = json!({"temperature": 2, "seed": 7, "stop": ["_"]});
-    let mut models = vec![
+    models.extend([
         limited,
         owned,
         simulated_model("instant", 1, &json!({"outputTokens": 9})),
-        embedding_model(&cluster),
-    ];
-    models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
+    ]);
     models.extend(counted_models(cases));
     // Never ready, as its files do not exist.
-    let absent = local_model("absent", "/nowhere/at/all");
+    let absent = local_model("absent", Path::new("/nowhere/at/all"));
     cluster.api().apply(&absent).await;
     serve(&cluster, &models).await;
 
@@ -178,11 +234,8 @@ async fn run_dashboard(cases: &[SelectedCases]) -> CaseRun {
 async fn run_other_clients(cases: &[SelectedCases]) -> CaseRun {
     let upstream = FakeUpstream::start().await;
     let cluster = start_steady_cluster().await;
-    let mut models = vec![
-        simulated_model("instant", 1, &json!({"outputTokens": 9})),
-        embedding_model(&cluster),
-    ];
-    models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
+    let mut models = ModelFiles::Folders.models(&cluster);
+    models.push(simulated_model("instant", 1, &json!({"outputTokens": 9})));
     models.extend(counted_models(cases));
     models.extend(FAKE_UPSTREAM_MODES.map(|mode| upstream_model(&upstream, mode)));
     serve(&cluster, &models).await;
@@ -246,16 +299,20 @@ fn upstream_model(upstream: &FakeUpstream, mode: &str) -> Value {
     })
 }
 
-/// A model that writes its files into the cluster's folder first.
-fn embedding_model(cluster: &Cluster) -> Value {
-    let folder = cluster.dir().join("tiny-embed");
-    let status = Command::new(pytest::interpreter(""))
-        .arg(pytest::folder().join("make_embedding_model.py"))
-        .arg(&folder)
-        .status()
+/// Runs a Python script to its end.
+fn run_python(script: &Path, arguments: &[&str]) {
+    let mut command = Command::new(pytest::interpreter(""));
+    let command = command.arg(script).args(arguments);
+    let output = command
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
         .unwrap();
-    assert!(status.success(), "make_embedding_model.py: {status}");
-    local_model("tiny-embed", folder.to_str().unwrap())
+    let printed = printed(&output);
+    assert!(output.status.success(), "{}: {printed}", script.display());
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 /// A slow model that computes one request and queues one.
@@ -276,11 +333,19 @@ fn paced_model(suffix: &str) -> Value {
 }
 
 /// A model whose files are at a path of the nodes.
-fn local_model(name: &str, path: &str) -> Value {
+fn local_model(name: &str, path: &Path) -> Value {
     json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
-        "spec": {"source": {"path": path}},
+        "spec": {"source": {"path": path_text(path)}},
     })
+}
+
+/// A model in a GGUF file that is computed in float32 as far as its weights are. Flash attention rounds what it reads
+/// from the cache to 16 bits, whatever its type.
+fn gguf_model(name: &str, path: &Path) -> Value {
+    let mut model = local_model(name, path);
+    model["spec"]["options"] = json!({"kvCacheType": "f32", "flashAttention": false});
+    model
 }
 
 /// Applies these models and the demo tasks, and waits until all are ready and trained.
