@@ -278,7 +278,8 @@ impl FleetState {
         NodeView {
             name: name.clone(),
             record: node.record.clone(),
-            stored: node.stored_record.as_ref() == Some(&node.record),
+            stored: node.stored_record.as_ref() == Some(&node.record)
+                || self.ignored.is_undecoded(&keys::node(name)),
             phase: node.health.phase(),
             flapping: node.health.is_flapping(now),
             keeps_models: self.loss_guard.is_held(name),

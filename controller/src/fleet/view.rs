@@ -146,7 +146,7 @@ pub struct NodeView {
     pub name: NodeName,
     /// The static description of the node.
     pub record: NodeRecord,
-    /// Whether the store contains this description.
+    /// Whether the store contains this description, or one that this version does not understand.
     pub stored: bool,
     /// The phase of the node.
     pub phase: NodePhase,

@@ -60,6 +60,9 @@ fn schedulability(node: &NodeView) -> Schedulability {
         _ if operation.draining => Schedulability::Draining,
         _ if operation.cordoned => Schedulability::Cordoned,
         _ if node.is_stopping() => Schedulability::Disconnected,
+        // A controller that starts knows the nodes from the store alone: it would take the models of any other for
+        // those of a deleted node.
+        _ if !node.stored => Schedulability::Disconnected,
         NodePhase::Ready if !node.flapping => Schedulability::Schedulable,
         NodePhase::Ready => Schedulability::Flapping,
         NodePhase::Lost if node.is_given_up() => Schedulability::Lost,

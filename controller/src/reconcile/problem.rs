@@ -363,6 +363,28 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn node_gets_models_once_the_store_knows_it() {
+        let name = NodeName::new("n1").unwrap();
+        let model = Arc::new(writes::tests::model(0));
+        let key = model.endpoints.model.name().clone();
+        let assigned = |stored| {
+            let mut node = node(&name, &key);
+            node.assigned.clear();
+            node.stored = stored;
+            let view = FleetView {
+                synced: true,
+                nodes: [(name.clone(), Arc::new(node))].into(),
+                models: [(key.clone(), model.clone())].into(),
+                ..FleetView::default()
+            };
+            let inputs = ProblemInputs::new(&view, &Observations::default(), Instant::now());
+            let problem = inputs.problem(&view, Instant::now());
+            flotilla_core::placement::solve(&problem).assign.len()
+        };
+        assert_eq!((assigned(false), assigned(true)), (0, 1));
+    }
+
+    #[test]
     fn replica_of_a_model_that_is_not_understood_stays_and_that_of_a_deleted_one_leaves() {
         let name = NodeName::new("n1").unwrap();
         let model = ModelName::new("m").unwrap();
