@@ -57,8 +57,7 @@ pub(crate) fn run(path: &Path, at_once: usize, prompt: usize, answer: usize) -> 
         .with_n_ubatch(BATCH as u32)
         .with_n_seq_max(at_once as u32)
         .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_kv_unified(true);
+        .with_n_threads_batch(threads);
     let mut context = model.new_context(&backend, params).expect("a context");
     let vocabulary = model.vocab().n_tokens();
     let mut random = fastrand::Rng::with_seed(7);

@@ -33,13 +33,15 @@ pub(crate) enum Way {
     Grpc,
     /// Through the controller's HTTP interface.
     Http,
+    /// The same, with log-probabilities: then each token is an event of its own, also one that ends inside a character.
+    HttpTokens,
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Grpc => "agent over gRPC",
-            Self::Http => "HTTP → controller → agent",
+            Self::Http | Self::HttpTokens => "HTTP → controller → agent",
         })
     }
 }
@@ -127,7 +129,8 @@ impl Fleet {
         let answers = prompts.into_iter().map(|prompt| async move {
             match way {
                 Way::Grpc => (self.ask_agent(prompt, answer, began).await, None),
-                Way::Http => self.ask_controller(prompt, answer, began).await,
+                Way::Http => self.ask_controller(prompt, answer, began, None).await,
+                Way::HttpTokens => self.ask_controller(prompt, answer, began, Some(0)).await,
             }
         });
         let answers = join_all(answers).await;
@@ -175,11 +178,12 @@ impl Fleet {
         prompt: Vec<u32>,
         answer: usize,
         began: Instant,
+        logprobs: Option<u32>,
     ) -> (Vec<Duration>, Option<f64>) {
         let bias = ENDS.map(|token| (token.to_string(), json!(-100)));
         let body = json!({
             "model": MODEL, "prompt": prompt, "max_tokens": answer, "temperature": 0, "stream": true,
-            "stream_options": {"include_usage": true}, "logit_bias": Value::Object(bias.into_iter().collect()),
+            "logprobs": logprobs, "stream_options": {"include_usage": true}, "logit_bias": Value::Object(bias.into_iter().collect()),
         });
         let url = format!("http://{}/v1/completions", self.controller.http());
         let response = self.client.post(url).json(&body).send().await;

@@ -113,7 +113,7 @@ async fn long_prompt(name: &str, file: &Path) {
     let fleet = Fleet::start(file, EngineKind::Llama).await;
     let alone = fleet.wave(Way::Http, vec![fleet.prompt(LONG, 0)], 1).await;
     let streams = (0..8).map(|_| fleet.prompt(20, 0)).collect();
-    let (streams, beside) = tokio::join!(fleet.wave(Way::Http, streams, 400), async {
+    let (streams, beside) = tokio::join!(fleet.wave(Way::HttpTokens, streams, 400), async {
         fleet.first_tokens(8).await;
         fleet.wave(Way::Http, vec![fleet.prompt(LONG, 0)], 1).await
     });
