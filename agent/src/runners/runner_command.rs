@@ -126,7 +126,9 @@ impl RunnerCommand {
         command.env("OMP_NUM_THREADS", settings.threads.to_string());
         // Threads that wait for each other soon sleep: where another program has one of their cores, those that spin
         // for long keep it from the one that they wait for. Those that do not spin at all wake up too late each time.
-        command.env("GOMP_SPINCOUNT", SPIN_COUNT);
+        if std::env::var_os("GOMP_SPINCOUNT").is_none() {
+            command.env("GOMP_SPINCOUNT", SPIN_COUNT);
+        }
         command
     }
 }

@@ -13,8 +13,11 @@ const STEP_TIME: Duration = Duration::from_millis(240);
 const IDLE_STEP_TIME: Duration = Duration::from_millis(500);
 /// The fewest tokens that a step reads, whatever it takes: fewer would be read much slower each.
 const LEAST_TOKENS: usize = 16;
-/// A step of this many tokens reads about as fast as a larger one.
-const EFFICIENT_TOKENS: usize = 64;
+/// A step of this many tokens reads about as fast as a larger one. It is a tile of llama.cpp's attention on the CPU
+/// (`GGML_FA_TILE_Q`): fewer tokens do without tiles, and far behind in a prompt take longer than a whole one.
+const TILE: usize = 64;
+/// How much longer than it should a step with a single tile may take.
+const TILE_PATIENCE: f64 = 1.5;
 /// The share of the latest step in the pace.
 const LATEST_SHARE: f64 = 0.3;
 
@@ -23,9 +26,11 @@ const LATEST_SHARE: f64 = 0.3;
 pub(super) struct ReadingPace {
     /// The most tokens of one step.
     limit: usize,
-    /// The tokens of prompts that the latest steps read in a second, whatever else they computed. `None` before the
-    /// first step.
-    pace: Option<f64>,
+    /// The tokens of prompts that the latest steps of a tile or more read in a second, whatever else they computed. `None`
+    /// before the first one.
+    tile_pace: Option<f64>,
+    /// The same of smaller steps.
+    small_pace: Option<f64>,
     /// Learns from the steps that [`is_representative`](Self::is_representative) says.
     speed: ReadingSpeed,
 }
@@ -44,7 +49,8 @@ impl ReadingPace {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            pace: None,
+            tile_pace: None,
+            small_pace: None,
             speed: ReadingSpeed::default(),
         }
     }
@@ -59,15 +65,23 @@ impl ReadingPace {
 
     /// The number of tokens that the next step reads. `is_writing` says whether answers are written meanwhile.
     pub(super) fn tokens(&self, is_writing: bool) -> usize {
-        let Some(pace) = self.pace else {
-            return LEAST_TOKENS.min(self.limit);
-        };
+        let least = LEAST_TOKENS.min(self.limit);
         let time = match is_writing {
             true => STEP_TIME,
             false => IDLE_STEP_TIME,
         };
-        let tokens = (pace * time.as_secs_f64()) as usize;
-        tokens.clamp(LEAST_TOKENS.min(self.limit), self.limit)
+        let fitting = |pace: f64| (pace * time.as_secs_f64()) as usize;
+        // A small step is no faster than a tile would be.
+        let paces = [self.tile_pace, self.small_pace].into_iter().flatten();
+        let Some(pace) = paces.reduce(f64::max) else {
+            return least;
+        };
+        let tokens = match fitting(pace) {
+            tokens if tokens >= TILE => tokens,
+            _ if fitting(pace * TILE_PATIENCE) >= TILE => TILE,
+            _ => fitting(self.small_pace.unwrap_or(pace)),
+        };
+        tokens.clamp(least, self.limit)
     }
 
     /// Takes note of a step that took `time` and whose only outputs were tokens of answers.
@@ -82,16 +96,17 @@ impl ReadingPace {
             self.speed.learn(tokens, time);
         }
         let latest = step.read as f64 / time.as_secs_f64().max(1e-6);
-        self.pace = Some(match self.pace {
-            None => latest,
-            Some(before) => before + LATEST_SHARE * (latest - before),
-        });
+        let pace = match step.read < TILE {
+            true => &mut self.small_pace,
+            false => &mut self.tile_pace,
+        };
+        *pace = Some(pace.map_or(latest, |before| before + LATEST_SHARE * (latest - before)));
     }
 
     /// Whether a step read as many tokens as one of a prompt that has the node for itself, or enough to be as fast.
     /// Smaller ones, beside answers, are slower for each token, since each step reads all weights.
     fn is_representative(&self, step: StepTokens) -> bool {
-        step.read >= self.tokens(false).min(EFFICIENT_TOKENS)
+        step.read >= self.tokens(false).min(TILE)
     }
 }
 
@@ -113,15 +128,10 @@ mod tests {
         pace.learn(read(16), Duration::from_millis(100));
         assert_eq!(pace.tokens(true), 38);
         for _ in 0..50 {
-            pace.learn(read(32), Duration::from_millis(32));
+            pace.learn(read(64), Duration::from_millis(64));
         }
-        assert_eq!(pace.tokens(true), 239);
-        assert_eq!(pace.tokens(false), 499);
-        // A slow node reads the least, a fast one no more than fits into a step.
-        for _ in 0..50 {
-            pace.learn(read(16), Duration::from_secs(10));
-        }
-        assert_eq!(pace.tokens(true), 16);
+        assert_eq!(pace.tokens(true), 240);
+        assert_eq!(pace.tokens(false), 500);
         for _ in 0..50 {
             pace.learn(read(512), Duration::from_millis(10));
         }
@@ -129,10 +139,44 @@ mod tests {
     }
 
     #[test]
+    fn slow_node_reads_the_least() {
+        let mut pace = ReadingPace::new(512);
+        for _ in 0..50 {
+            pace.learn(read(16), Duration::from_secs(10));
+        }
+        assert_eq!(pace.tokens(true), 16);
+        // A batch may be smaller than that.
+        assert_eq!(ReadingPace::new(8).tokens(true), 8);
+    }
+
+    /// A node on which a tile takes 300 ms far behind in a prompt, and a step of fewer tokens as long.
+    #[test]
+    fn a_tile_is_not_given_up_for_small_steps_that_take_as_long() {
+        let mut pace = ReadingPace::new(512);
+        for _ in 0..50 {
+            let tokens = pace.tokens(true);
+            pace.learn(read(tokens), Duration::from_millis(100));
+        }
+        assert!(pace.tokens(true) > 64);
+        for _ in 0..50 {
+            let tokens = pace.tokens(true);
+            let tiles = tokens.div_ceil(64) as u64;
+            pace.learn(read(tokens), Duration::from_millis(300 * tiles));
+        }
+        assert_eq!(pace.tokens(true), 64);
+        // At the beginning of the next prompt a tile takes less again.
+        for _ in 0..50 {
+            let tokens = pace.tokens(true);
+            pace.learn(read(tokens), Duration::from_millis(tokens as u64));
+        }
+        assert_eq!(pace.tokens(true), 239);
+    }
+
+    #[test]
     fn step_with_the_rest_of_a_prompt_teaches_nothing() {
         let mut pace = ReadingPace::new(512);
         pace.learn(read(3), Duration::from_millis(100));
-        assert_eq!((pace.pace, pace.speed()), (None, None));
+        assert_eq!((pace.small_pace, pace.speed()), (None, None));
     }
 
     /// A node that takes 100 ms for any step, and 5 ms more for each of its tokens.
