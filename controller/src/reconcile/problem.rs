@@ -377,9 +377,8 @@ pub(super) mod tests {
                 models: [(key.clone(), model.clone())].into(),
                 ..FleetView::default()
             };
-            let inputs = ProblemInputs::new(&view, &Observations::default(), Instant::now());
-            let problem = inputs.problem(&view, Instant::now());
-            flotilla_core::placement::solve(&problem).assign.len()
+            let writes = writes::plan(&view, &Observations::default(), Instant::now());
+            writes.placement.len()
         };
         assert_eq!((assigned(false), assigned(true)), (0, 1));
     }

@@ -179,14 +179,16 @@ mod tests {
             .collect()
     }
 
+    fn delta(choice: u32, content: &str) -> GenerateEvent {
+        GenerateEvent::Delta(ChoiceDelta {
+            choice,
+            content: content.into(),
+            ..ChoiceDelta::default()
+        })
+    }
+
     #[test]
     fn role_is_sent_once_and_usage_last() {
-        let delta = |content: &str| {
-            GenerateEvent::Delta(ChoiceDelta {
-                content: content.into(),
-                ..ChoiceDelta::default()
-            })
-        };
         let end = GenerateEvent::Finished(ChoiceFinished {
             choice: 0,
             reason: FinishReason::Stop,
@@ -197,7 +199,7 @@ mod tests {
             timing: None,
             energy: None,
         });
-        let chunks = chunks(true, vec![delta("a"), delta("\"b\""), end, usage]);
+        let chunks = chunks(true, vec![delta(0, "a"), delta(0, "\"b\""), end, usage]);
         assert_eq!(
             chunks[0]["choices"][0]["delta"],
             json!({"role": "assistant", "content": "a"})
@@ -215,13 +217,6 @@ mod tests {
 
     #[test]
     fn roles_are_sent_in_the_order_of_the_choices_whichever_begins_first() {
-        let delta = |choice, content: &str| {
-            GenerateEvent::Delta(ChoiceDelta {
-                choice,
-                content: content.into(),
-                ..ChoiceDelta::default()
-            })
-        };
         let end = GenerateEvent::Finished(ChoiceFinished {
             choice: 1,
             reason: FinishReason::Stop,
