@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::ModelName;
+use flotilla_core::energy::GpuUse;
 use flotilla_core::generate::AnswerTiming;
+use flotilla_engine::{ComputeDevice, LoadedModel};
 use flotilla_telemetry::KeyValue;
 use flotilla_telemetry::instruments::histogram;
 use flotilla_telemetry::metrics::{BoundHistogram, Histogram, Meter};
 use flotilla_telemetry::names::{self, attr};
 
-use crate::energy_accounting::{EnergyAccounting, LedgerEntry, ModelRate};
+use crate::energy_accounting::{EnergyAccounting, LedgerEntry, LoadingGuard, ModelRate};
 
 /// The metrics that requests record, for all models.
 #[derive(Clone)]
@@ -56,6 +58,19 @@ impl ModelMetrics {
     /// Opens the ledger entry of a request whose computation starts now.
     pub(crate) fn open_ledger_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
         self.energy_accounting.open_entry(rate)
+    }
+
+    /// Records that the model begins to come or to go, until the guard is dropped.
+    pub(crate) fn begin_loading(&self) -> LoadingGuard {
+        self.energy_accounting.begin_loading()
+    }
+
+    /// The GPUs whose energy is that of the model's requests.
+    pub(crate) fn gpu_use(&self, model: &dyn LoadedModel) -> GpuUse {
+        match model.compute_device() {
+            ComputeDevice::Processors => GpuUse::None,
+            ComputeDevice::Gpu(uuid) => self.energy_accounting.gpu_use(uuid.as_deref()),
+        }
     }
 
     /// Records how long a request waited in the queue.

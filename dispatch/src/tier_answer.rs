@@ -144,6 +144,7 @@ impl TierRequest<'_> {
                     GenerateEvent::Finished(end) => {
                         truncated |= end.reason == FinishReason::Length;
                     }
+                    GenerateEvent::Computed(_) => {}
                     GenerateEvent::Usage(usage) => {
                         let usage = *usage;
                         events.push(event);

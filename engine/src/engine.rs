@@ -132,6 +132,11 @@ pub trait LoadedModel: Send + Sync {
         ComputeLocation::Own
     }
 
+    /// What computes the model's requests on this machine.
+    fn compute_device(&self) -> ComputeDevice {
+        ComputeDevice::Processors
+    }
+
     /// Why the model will never answer again, once that has happened: its engine has ended, or it is
     /// stuck. Requests fail from then on. Whoever runs the model asks each second, and ends the process where
     /// the engine is stuck: nothing else can stop it.
@@ -190,6 +195,16 @@ pub(crate) async fn first_fault(fault: impl Fn() -> Option<String>) -> String {
         }
         tokio::time::sleep(FAULT_INTERVAL).await;
     }
+}
+
+/// What computes a model's requests. The energy of a GPU is attributed to those that it computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ComputeDevice {
+    /// The processors.
+    #[default]
+    Processors,
+    /// The GPU with this UUID. `None`: it is not known which, or whether several.
+    Gpu(Option<String>),
 }
 
 /// Where a model's requests are computed. Energy accounting attributes joules by it.

@@ -36,7 +36,9 @@ mod text;
 mod upstream;
 mod warm_up;
 
-pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadControl, LoadProgress, LoadedModel};
+pub use engine::{
+    ComputeDevice, ComputeLocation, Engine, GenerateEvents, LoadControl, LoadProgress, LoadedModel,
+};
 pub use error::LoadError;
 pub use file_reading::FileReading;
 pub use files::check_model_files;

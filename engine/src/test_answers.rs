@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::{
@@ -66,6 +67,8 @@ pub(crate) struct Answer {
     pub(crate) reason: Option<FinishReason>,
     pub(crate) prompt_tokens: u32,
     pub(crate) completion_tokens: u32,
+    /// The time of the engine that it took.
+    pub(crate) computed: Duration,
 }
 
 pub(crate) async fn answer(
@@ -81,6 +84,7 @@ pub(crate) async fn answer(
                 answer.calls.extend(delta.tool_calls);
                 answer.logprobs.extend(delta.logprobs);
             }
+            GenerateEvent::Computed(time) => answer.computed = time,
             GenerateEvent::Finished(finished) => answer.reason = Some(finished.reason),
             GenerateEvent::Usage(usage) => {
                 answer.prompt_tokens = usage.prompt_tokens;

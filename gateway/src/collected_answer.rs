@@ -60,6 +60,7 @@ pub(crate) async fn collect(
                     answer.usage = usage;
                     complete = true;
                 }
+                GenerateEvent::Computed(_) => {}
             }
         }
     }

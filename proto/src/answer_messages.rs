@@ -24,18 +24,21 @@ pub async fn messages(
 }
 
 /// Converts events that were ready together to one message. An error ends the answer; events that were
-/// ready together with it are dropped. A delta without content is left out: a message without events says
-/// that the answer has begun.
+/// ready together with it are dropped. A delta without content is left out where another event says that the answer has
+/// begun: a message without events says so, too.
 fn message(
     batch: Vec<Result<GenerateEvent, RequestError>>,
 ) -> Result<v1::GenerateResponse, Status> {
-    let mut events = Vec::with_capacity(batch.len());
-    for event in batch {
-        let event = event.map_err(status::from_error)?;
-        if !matches!(&event, GenerateEvent::Delta(delta) if delta.is_empty()) {
-            events.push(event.into());
-        }
+    let batch: Result<Vec<_>, _> = batch.into_iter().collect();
+    let (empty, mut events): (Vec<_>, Vec<_>) = batch
+        .map_err(status::from_error)?
+        .into_iter()
+        .partition(|event| matches!(event, GenerateEvent::Delta(delta) if delta.is_empty()));
+    let says_nothing = |event: &GenerateEvent| matches!(event, GenerateEvent::Computed(_));
+    if !events.is_empty() && events.iter().all(says_nothing) {
+        events.extend(empty.into_iter().next());
     }
+    let events = events.into_iter().map(Into::into).collect();
     Ok(v1::GenerateResponse { events })
 }
 

@@ -5,10 +5,10 @@ use flotilla_core::energy::PowerRange;
 use super::cpu_meter::CpuSample;
 use super::ledger_state::WindowCompute;
 
-/// Estimates the joules that the processors used in a window of `seconds`: the idle power all the
-/// time, plus the active power in proportion to how busy the cores were. Without a CPU sample the
+/// Estimates the joules that the processors used in a window of `seconds` beyond those of their idle power: the active
+/// power in proportion to how busy the cores were. Without a CPU sample the
 /// machine is assumed to be as busy as the requests make it.
-pub(super) fn estimate_joules(
+pub(super) fn active_joules(
     power: PowerRange,
     seconds: f64,
     cpu: Option<CpuSample>,
@@ -18,8 +18,7 @@ pub(super) fn estimate_joules(
         Some(cpu) => cpu.machine / f64::from(cpu.cores) + compute.simulated_seconds,
         None => compute.seconds,
     };
-    f64::from(power.idle.0) * seconds
-        + f64::from(power.dynamic_power().0) * busy_seconds.min(seconds)
+    f64::from(power.dynamic_power().0) * busy_seconds.min(seconds)
 }
 
 /// Describes the estimate for users, with what to do for a better one.
@@ -47,7 +46,7 @@ mod tests {
     };
 
     fn joules(cpu: Option<CpuSample>, compute: WindowCompute) -> f64 {
-        estimate_joules(POWER, 2.0, cpu, compute)
+        active_joules(POWER, 2.0, cpu, compute)
     }
 
     #[test]
@@ -60,15 +59,15 @@ mod tests {
             })
         };
         let compute = WindowCompute::default();
-        assert!((joules(cpu(0.0), compute) - 20.0).abs() < 1e-6);
-        assert!((joules(cpu(4.0), compute) - 60.0).abs() < 1e-6);
-        assert!((joules(cpu(80.0), compute) - 100.0).abs() < 1e-6);
+        assert!((joules(cpu(0.0), compute)).abs() < 1e-6);
+        assert!((joules(cpu(4.0), compute) - 40.0).abs() < 1e-6);
+        assert!((joules(cpu(80.0), compute) - 80.0).abs() < 1e-6);
         let simulated = WindowCompute {
             seconds: 1.0,
             simulated_seconds: 1.0,
             ..compute
         };
-        assert!((joules(cpu(0.0), simulated) - 60.0).abs() < 1e-6);
+        assert!((joules(cpu(0.0), simulated) - 40.0).abs() < 1e-6);
     }
 
     #[test]
@@ -77,7 +76,7 @@ mod tests {
             seconds: 0.5,
             ..WindowCompute::default()
         };
-        assert!((joules(None, compute) - 40.0).abs() < 1e-6);
+        assert!((joules(None, compute) - 20.0).abs() < 1e-6);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The ledger entry of one request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::Joules;
 use flotilla_core::energy::EnergyUsage;
@@ -35,30 +36,27 @@ impl LedgerEntry {
         self.progress.record_token();
     }
 
-    /// Settles the entry of a request that has ended and returns the energy it used, none if another
-    /// machine computed it.
-    /// `output_tokens` is the exact number of tokens; 0 keeps the number of recorded ones.
-    pub fn settle(&mut self, output_tokens: u32) -> EnergyUsage {
-        self.progress.finish(output_tokens);
-        self.close()
+    /// Records how long the engine has computed the request so far, where it says so.
+    pub fn record_computed(&self, time: Duration) {
+        self.progress.record_computed(time);
     }
 
-    fn close(&mut self) -> EnergyUsage {
+    /// Settles the entry of a request that has ended and returns the energy it used, none if another
+    /// machine computed it, or if it was settled before.
+    pub fn settle(&mut self) -> EnergyUsage {
         let Some(account) = self.account.take() else {
             return EnergyUsage::new(Joules(0.0), self.shared.lock().sources);
         };
-        // A guess until the ledger has seen a window with work: at full concurrency the requests of a
-        // model draw all of the active power together.
+        // A guess until the ledger has seen a window with work.
         let active_watts = f64::from(self.shared.power.dynamic_power().0);
-        let guessed_watts = active_watts / f64::from(self.progress.rate.concurrency);
-        self.shared.lock().settle(account, guessed_watts)
+        self.shared.lock().settle(account, active_watts)
     }
 }
 
 impl Drop for LedgerEntry {
     fn drop(&mut self) {
         if self.account.is_some() {
-            self.close();
+            self.settle();
         }
     }
 }

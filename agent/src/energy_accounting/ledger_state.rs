@@ -2,25 +2,35 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flotilla_core::Joules;
-use flotilla_core::energy::{EnergySources, EnergyUsage, Ledger};
+use flotilla_core::energy::{
+    EnergySources, EnergyUsage, EngineTime, GpuUse, Ledger, Progress, Work,
+};
 use flotilla_engine::ComputeLocation;
 
 use super::cpu_meter::process_cpu_time;
 use super::model_cpu::ModelCpu;
-use super::request_progress::{ModelRate, RequestProgress};
+use super::request_progress::{EngineKey, ModelRate, RequestProgress};
 
 /// Everything that changes when requests start, progress and end.
 pub(super) struct LedgerState {
     pub(super) ledger: Ledger,
+    /// The beginning of the clock of [`EngineTime`].
+    started: Instant,
     running: HashMap<u64, RunningRequest>,
+    /// The time of the engines that have requests.
+    engines: HashMap<EngineKey, EngineTime>,
     /// Processor time of the models' own processes.
     model_cpu: ModelCpu,
     cores: u32,
     /// Computation since the last window closed.
     compute: WindowCompute,
     has_ended_requests: bool,
+    /// The models that are being loaded or unloaded, and whether there were any since the last window closed.
+    loading: u32,
+    was_loading: bool,
     /// The sources of the joules of the last window.
     pub(super) sources: EnergySources,
     /// Whether the last handle is gone and the sampling thread should end.
@@ -30,8 +40,6 @@ pub(super) struct LedgerState {
 /// A request that is being computed.
 struct RunningRequest {
     progress: Arc<RequestProgress>,
-    /// Seconds of work already in the ledger.
-    counted_work: f64,
     /// Elapsed seconds already in [`WindowCompute`].
     counted_seconds: f64,
 }
@@ -50,17 +58,25 @@ pub(super) struct WindowCompute {
     pub(super) process_seconds: f64,
     /// Whether a request was computed by a process that somebody else has started.
     pub(super) in_other_process: bool,
+    /// Whether a request was computed by a GPU.
+    pub(super) on_gpu: bool,
+    /// Whether models were loaded or unloaded.
+    pub(super) is_loading: bool,
 }
 
 impl LedgerState {
     pub(super) fn new(ledger: Ledger, sources: EnergySources, cores: u32) -> Self {
         Self {
             ledger,
+            started: Instant::now(),
             running: HashMap::new(),
+            engines: HashMap::new(),
             model_cpu: ModelCpu::default(),
             cores,
             compute: WindowCompute::default(),
             has_ended_requests: false,
+            loading: 0,
+            was_loading: false,
             sources,
             closed: false,
         }
@@ -68,31 +84,43 @@ impl LedgerState {
 
     /// Opens an account. Returns it, with its progress and whether no other request runs.
     pub(super) fn open(&mut self, rate: Arc<ModelRate>) -> (u64, Arc<RequestProgress>, bool) {
-        if let Some(process) = rate.process {
+        if let Some(process) = rate.process() {
             self.model_cpu.open(process, &process_cpu_time);
         }
-        let progress = Arc::new(RequestProgress::new(rate));
-        let account = self.ledger.open_account();
+        let account = self.ledger.open_account(rate.gpus);
         let is_first = self.running.is_empty();
+        let now = self.now();
+        let engine = self.engines.entry(rate.engine).or_default();
+        engine.begin(now, account, |account| progress(&self.running, account));
+        let progress = Arc::new(RequestProgress::new(rate));
         let request = RunningRequest {
             progress: progress.clone(),
-            counted_work: 0.0,
             counted_seconds: 0.0,
         };
         self.running.insert(account, request);
         (account, progress, is_first)
     }
 
-    /// Closes an account and returns its energy. `guessed_watts` is the power of one request, used
+    /// Closes an account and returns its energy. `guessed_watts` is the power of a machine that is busy, used
     /// until the ledger has seen a window with work.
     pub(super) fn settle(&mut self, account: u64, guessed_watts: f64) -> EnergyUsage {
-        if let Some(mut request) = self.running.remove(&account) {
-            let progress = request.count(&mut self.compute);
-            let work = match request.progress.rate.process {
-                Some(process) => self.model_cpu.end(process, progress),
-                None => progress,
+        let now = self.now();
+        if let Some(request) = self.running.get_mut(&account) {
+            let busy = request.count(&mut self.compute);
+            let rate = request.progress.rate.clone();
+            let engine = self.engines.get_mut(&rate.engine);
+            let divided = engine.map_or(0.0, |engine| {
+                engine.end(now, account, |account| progress(&self.running, account))
+            });
+            self.running.remove(&account);
+            self.engines.retain(|_, engine| !engine.is_idle());
+            let seconds = seconds_of(&rate, busy, divided);
+            let processors = match rate.process() {
+                Some(process) => self.model_cpu.end(process, seconds),
+                None => seconds,
             };
-            self.ledger.add_work(account, work);
+            let gpu = seconds;
+            self.ledger.add_work(account, Work { processors, gpu });
             self.has_ended_requests = true;
         }
         let joules = self.ledger.settle_account(account, guessed_watts);
@@ -108,60 +136,101 @@ impl LedgerState {
         self.running.is_empty()
     }
 
-    /// Adds the progress of all running requests to the ledger, scaled by the processor time of their
-    /// models' processes.
+    /// Adds the work of all running requests to the ledger: their parts of the time of their engines, scaled by
+    /// the processor time of their models' processes.
     pub(super) fn count_all(&mut self) {
-        let mut progress = Vec::with_capacity(self.running.len());
+        let now = self.now();
+        let mut divided = HashMap::new();
+        for engine in self.engines.values_mut() {
+            engine.divide(now, |account| progress(&self.running, account));
+            divided.extend(engine.take());
+        }
+        let mut counted = Vec::with_capacity(self.running.len());
         for (account, request) in &mut self.running {
-            let (process, seconds) = (
-                request.progress.rate.process,
-                request.count(&mut self.compute),
-            );
+            let busy = request.count(&mut self.compute);
+            let divided = divided.get(account).copied().unwrap_or(0.0);
+            let rate = &request.progress.rate;
+            let seconds = seconds_of(rate, busy, divided);
+            let process = rate.process();
             if let Some(process) = process {
                 self.model_cpu.add_running(process, seconds);
             }
-            progress.push((*account, process, seconds));
+            counted.push((*account, process, seconds));
         }
         let (core_seconds, factors) = self.model_cpu.close_window(self.cores, &process_cpu_time);
         self.compute.process_seconds += core_seconds;
-        for (account, process, seconds) in progress {
+        for (account, process, seconds) in counted {
             let factor = process.and_then(|process| factors.get(&process));
-            self.ledger
-                .add_work(account, seconds * factor.copied().unwrap_or(1.0));
+            let processors = seconds * factor.copied().unwrap_or(1.0);
+            let gpu = seconds;
+            self.ledger.add_work(account, Work { processors, gpu });
         }
         let running = &self.running;
         self.model_cpu.retain(|process| {
             let mut rates = running.values().map(|request| &request.progress.rate);
-            rates.any(|rate| rate.process == Some(process))
+            rates.any(|rate| rate.process() == Some(process))
         });
     }
 
     /// Returns the computation since the last call and starts a new window.
     pub(super) fn take_compute(&mut self) -> WindowCompute {
         self.has_ended_requests = false;
-        std::mem::take(&mut self.compute)
+        let was_loading = std::mem::replace(&mut self.was_loading, self.loading > 0);
+        WindowCompute {
+            is_loading: was_loading,
+            ..std::mem::take(&mut self.compute)
+        }
+    }
+
+    /// Records that a model begins to come or to go.
+    pub(super) fn begin_loading(&mut self) {
+        self.loading += 1;
+        self.was_loading = true;
+    }
+
+    /// Records that a model has come or gone. What the machine draws without requests is another now.
+    pub(super) fn end_loading(&mut self) {
+        self.loading = self.loading.saturating_sub(1);
+        self.ledger.restart_idle();
+    }
+
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+fn progress(running: &HashMap<u64, RunningRequest>, account: u64) -> Progress {
+    let request = running.get(&account);
+    request.map_or(Progress::Reading, |request| request.progress.progress())
+}
+
+/// The seconds of work of a request that was `busy` for so many seconds of the whole machine, and of whose engine's time
+/// `divided` is its own. A simulated engine computes its requests apart from each other.
+fn seconds_of(rate: &ModelRate, busy: f64, divided: f64) -> f64 {
+    match rate.location {
+        ComputeLocation::Simulated => busy,
+        ComputeLocation::Own | ComputeLocation::OtherProcess | ComputeLocation::OtherMachine => {
+            divided
+        }
     }
 }
 
 impl RunningRequest {
-    /// Adds the elapsed time since the last call to the window, and returns the progress since then, in
-    /// seconds of work.
+    /// Adds the elapsed time since the last call to the window, and returns it in seconds of the whole machine.
     fn count(&mut self, compute: &mut WindowCompute) -> f64 {
         let progress = &self.progress;
-        let (work, seconds) = (progress.work(), progress.seconds());
-        let new_work = (work - self.counted_work).max(0.0);
-        // The estimate of a token's time may fall, and work with it; it is never taken back.
-        self.counted_work = self.counted_work.max(work);
+        let seconds = progress.seconds();
         let busy = (seconds - self.counted_seconds) / f64::from(progress.rate.concurrency);
         self.counted_seconds = seconds;
         compute.seconds += busy;
+        compute.on_gpu |= progress.rate.gpus != GpuUse::None;
         match progress.rate.location {
             // Requests to other machines have no account.
             ComputeLocation::Own | ComputeLocation::OtherMachine => {}
             ComputeLocation::OtherProcess => compute.in_other_process = true,
             ComputeLocation::Simulated => compute.simulated_seconds += busy,
         }
-        new_work
+        busy
     }
 }
 
@@ -172,8 +241,13 @@ mod tests {
 
     #[test]
     fn processor_time_of_a_request_that_ended_at_once_is_in_its_window() {
-        let mut state = LedgerState::new(Ledger::new(1.0, true), EnergySources::default(), 1);
-        let rate = ModelRate::new(ComputeLocation::Own, 1, Some(std::process::id()));
+        let mut state = LedgerState::new(Ledger::new(1.0), EnergySources::default(), 1);
+        let rate = ModelRate::new(
+            ComputeLocation::Own,
+            1,
+            Some(std::process::id()),
+            GpuUse::None,
+        );
         let (account, _, is_first) = state.open(Arc::new(rate));
         assert!(is_first);
         assert!(!state.has_ended_requests());

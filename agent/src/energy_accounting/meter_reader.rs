@@ -1,6 +1,6 @@
 //! Reads all meters of the machine and adds up the channels that make up its power draw.
 
-use flotilla_core::energy::{EnergySource, EnergySources};
+use flotilla_core::energy::{EnergySource, EnergySources, MeteredPart};
 
 use crate::power::{self, ComponentKind, Meter, MeterChannel};
 
@@ -13,16 +13,14 @@ pub(super) struct MeterReader {
 }
 
 /// What the meters measured between two reads.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct MeterSample {
-    /// Joules of the selected channels.
-    pub(super) joules: f64,
+    /// The selected channels that have a value: their numbers, what they measure, and their joules.
+    pub(super) channels: Vec<(usize, MeteredPart, f64)>,
     /// Sources of the selected channels.
     pub(super) sources: EnergySources,
     /// Whether the processors' energy is included.
     pub(super) covers_cpu: bool,
-    /// Whether a GPU's energy is included.
-    pub(super) covers_gpu: bool,
 }
 
 impl MeterReader {
@@ -60,12 +58,34 @@ impl MeterReader {
                 .iter()
                 .map(|index| &self.channels[*index])
         };
+        let channels = selection.channels.iter();
         MeterSample {
-            joules: selection.channels.iter().filter_map(|i| read[*i]).sum(),
+            channels: channels
+                .filter_map(|i| Some((*i, self.part(*i), read[*i]?)))
+                .collect(),
             sources: selected().map(|channel| channel.source).collect(),
             covers_cpu: selection.covers_cpu,
-            covers_gpu: selected().any(|channel| channel.kind == ComponentKind::Gpu),
         }
+    }
+
+    /// What a channel measures.
+    fn part(&self, index: usize) -> MeteredPart {
+        match self.channels[index].kind {
+            ComponentKind::Cpu | ComponentKind::Memory => MeteredPart::Processors,
+            ComponentKind::Host | ComponentKind::Battery => MeteredPart::Node,
+            ComponentKind::Gpu => {
+                let before = self.channels[..index].iter();
+                let gpus = before.filter(|channel| channel.kind == ComponentKind::Gpu);
+                MeteredPart::Gpu(u32::try_from(gpus.count()).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    /// The ids of the channels that meter GPUs, in the order of [`MeteredPart::Gpu`].
+    pub(super) fn gpu_channels(&self) -> Vec<String> {
+        let channels = self.channels.iter();
+        let gpus = channels.filter(|channel| channel.kind == ComponentKind::Gpu);
+        gpus.map(|channel| channel.id.clone()).collect()
     }
 
     /// All channels, in the order of [`Self::channel_joules`].

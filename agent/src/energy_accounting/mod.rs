@@ -25,11 +25,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use flotilla_core::energy::{Ledger, PowerRange};
+use flotilla_core::energy::{GpuUse, Ledger, PowerRange};
 use flotilla_engine::ComputeLocation;
 use parking_lot::{Condvar, Mutex};
 
-use crate::power::Nvidia;
+use crate::power::{NVML_CHANNEL, Nvidia};
 pub use ledger_entry::LedgerEntry;
 use ledger_state::LedgerState;
 pub use reading::{ComponentReading, NodeReading};
@@ -63,6 +63,15 @@ impl Drop for AccountingThread {
     }
 }
 
+/// A model that comes or goes.
+pub(crate) struct LoadingGuard(Arc<SharedAccounting>);
+
+impl Drop for LoadingGuard {
+    fn drop(&mut self) {
+        self.0.lock().end_loading();
+    }
+}
+
 impl EnergyAccounting {
     /// Detects the meters of the machine and starts the sampling thread.
     #[must_use]
@@ -71,10 +80,7 @@ impl EnergyAccounting {
             .power
             .unwrap_or_else(|| PowerRange::estimate(setup.cores));
         let sampler = EnergySampler::new(&setup, power);
-        // With meters for everything and no configuration, the idle draw is learnt from windows
-        // without requests.
-        let idle_is_known = setup.power.is_some() || sampler.estimates_cpu();
-        let ledger = Ledger::new(f64::from(power.idle.0), idle_is_known);
+        let ledger = Ledger::new(f64::from(power.idle.0));
         let shared = Arc::new(SharedAccounting {
             state: Mutex::new(LedgerState::new(
                 ledger,
@@ -84,6 +90,7 @@ impl EnergyAccounting {
             wake: Condvar::new(),
             reading: ArcSwap::from_pointee(sampler.initial_reading()),
             power,
+            gpu_channels: sampler.gpu_channels(),
         });
         let thread_shared = shared.clone();
         let spawned = std::thread::Builder::new()
@@ -128,6 +135,26 @@ impl EnergyAccounting {
         self.thread.0.reading.load_full()
     }
 
+    /// Returns the GPUs that a model computes on whose process sees the GPUs with these UUIDs alone: what their meters
+    /// count is its requests'. All of them, if the UUID of its GPU is not known or is not metered.
+    #[must_use]
+    pub fn gpu_use(&self, uuid: Option<&str>) -> GpuUse {
+        let channels = &self.thread.0.gpu_channels;
+        let index = uuid.and_then(|uuid| {
+            let id = format!("{NVML_CHANNEL}{uuid}");
+            channels.iter().position(|channel| *channel == id)
+        });
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        index.map_or(GpuUse::All, GpuUse::One)
+    }
+
+    /// Records that a model begins to come or to go, until the guard is dropped: what the machine draws meanwhile says
+    /// nothing of its idle power, which is learnt anew from then on.
+    pub(crate) fn begin_loading(&self) -> LoadingGuard {
+        self.thread.0.lock().begin_loading();
+        LoadingGuard(self.thread.0.clone())
+    }
+
     /// Opens the ledger entry of a request whose computation starts now. `rate` belongs to the
     /// model that computes it. A request that waits for another machine takes no share of this one's
     /// energy.
@@ -153,16 +180,16 @@ mod tests {
     #[test]
     fn waiting_for_another_machine_takes_no_energy() {
         let accounting = EnergyAccounting::without_meters();
-        let rate = |location| Arc::new(ModelRate::new(location, 1, None));
+        let rate = |location| Arc::new(ModelRate::new(location, 1, None, GpuUse::None));
         let mut waiting = accounting.open_entry(rate(ComputeLocation::OtherMachine));
         assert!(accounting.thread.0.lock().is_idle());
         let mut local = accounting.open_entry(rate(ComputeLocation::OtherProcess));
         assert!(!accounting.thread.0.lock().is_idle());
         std::thread::sleep(std::time::Duration::from_millis(1));
-        assert!(local.settle(1).joules.0 > 0.0);
-        let none = waiting.settle(1);
+        assert!(local.settle().joules.0 > 0.0);
+        let none = waiting.settle();
         assert_eq!(none.joules.0, 0.0);
-        assert_eq!(none.sources, local.settle(1).sources);
+        assert_eq!(none.sources, local.settle().sources);
         assert!(accounting.thread.0.lock().is_idle());
     }
 }

@@ -1,8 +1,8 @@
 //! The processor time of the models' processes, divided among their requests.
 //!
-//! A request's progress says how much it has computed compared with other requests of its model; the
-//! processor time of the model's process says how much that was. In each window the progress of a model's
-//! requests is scaled so that together it is the process's share of the machine. A request that ends
+//! The parts of their engine's time say how much the requests of a model have computed compared with each other; the
+//! processor time of the model's process says how much that was. In each window the parts
+//! are scaled so that together they are the process's share of the machine. A request that ends
 //! within a window is scaled by what earlier windows have shown.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(super) struct ModelCpu {
 }
 
 /// The processor time of one process in the open window. Work is in seconds of the whole machine, progress
-/// in the seconds that requests say.
+/// in seconds of the engine's time.
 #[derive(Debug, Clone, Copy)]
 struct ProcessCpu {
     /// Core-seconds at the beginning of the window. `None` if they could not be read.

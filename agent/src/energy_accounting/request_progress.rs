@@ -1,13 +1,23 @@
-//! The progress of one request, measured as seconds of work.
+//! How far the computation of one request has come.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use flotilla_core::energy::{GpuUse, Progress};
 use flotilla_engine::ComputeLocation;
 
-/// Weight of the newest answer in the moving average of the seconds per token.
-const TOKEN_TIME_WEIGHT: f32 = 0.2;
+/// Weight of the newest token in the moving average of the seconds per token.
+const TOKEN_TIME_WEIGHT: f32 = 0.05;
+
+/// The engine that computes a model's requests. Requests of one engine are computed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum EngineKey {
+    /// The process with this id, which computes a model, its adapters, and nothing else.
+    Process(u32),
+    /// The only model of an engine without a process of its own.
+    Model(u64),
+}
 
 /// Where a model computes, and how fast it writes tokens.
 #[derive(Debug)]
@@ -15,40 +25,58 @@ pub struct ModelRate {
     pub(super) location: ComputeLocation,
     /// Number of concurrent requests at which the model uses the whole machine.
     pub(super) concurrency: u32,
-    /// The process that computes the model's requests and nothing else. `None`: there is none.
-    pub(super) process: Option<u32>,
-    /// Seconds per output token as the bits of an `f32`; 0 until a first answer is complete.
+    pub(super) engine: EngineKey,
+    pub(super) gpus: GpuUse,
+    /// Whether the engine says how much it has computed for each request.
+    is_reported: AtomicBool,
+    /// Seconds between two tokens of a request as the bits of an `f32`; 0 until there were two.
     seconds_per_token: AtomicU32,
 }
 
 impl ModelRate {
     /// Creates the rate of a model that has not answered yet. `process` is the id of the process that
-    /// computes its requests and nothing else, if there is one.
+    /// computes its requests and nothing else, if there is one, and `gpus` what it computes on.
     #[must_use]
-    pub fn new(location: ComputeLocation, concurrency: u32, process: Option<u32>) -> Self {
+    pub fn new(
+        location: ComputeLocation,
+        concurrency: u32,
+        process: Option<u32>,
+        gpus: GpuUse,
+    ) -> Self {
+        static NEXT_MODEL: AtomicU64 = AtomicU64::new(0);
+        let engine = match process {
+            Some(process) => EngineKey::Process(process),
+            None => EngineKey::Model(NEXT_MODEL.fetch_add(1, Ordering::Relaxed)),
+        };
         Self {
             location,
             concurrency: concurrency.max(1),
-            process,
+            engine,
+            gpus,
+            is_reported: AtomicBool::new(false),
             seconds_per_token: AtomicU32::new(0),
         }
     }
 
-    fn seconds_per_token(&self) -> Option<f32> {
-        let seconds = f32::from_bits(self.seconds_per_token.load(Ordering::Relaxed));
-        (seconds > 0.0).then_some(seconds)
+    /// The process that computes the model's requests and nothing else. `None`: there is none.
+    pub(super) fn process(&self) -> Option<u32> {
+        match self.engine {
+            EngineKey::Process(process) => Some(process),
+            EngineKey::Model(_) => None,
+        }
     }
 
-    fn learn(&self, decode: Duration, tokens: u32) {
-        // The first token comes with the prefill, so one token alone says nothing about decoding.
-        if tokens < 2 {
-            return;
-        }
-        let measured = decode.as_secs_f32() / (tokens - 1) as f32;
-        let average = self.seconds_per_token().unwrap_or(measured);
-        let learnt = average + TOKEN_TIME_WEIGHT * (measured - average);
+    /// Learns from the time between two tokens of a request, and returns what a token takes at present.
+    fn learn(&self, gap: Duration) -> f32 {
+        let before = f32::from_bits(self.seconds_per_token.load(Ordering::Relaxed));
+        let gap = gap.as_secs_f32();
+        let learnt = match before > 0.0 {
+            true => before + TOKEN_TIME_WEIGHT * (gap - before),
+            false => gap,
+        };
         self.seconds_per_token
             .store(learnt.to_bits(), Ordering::Relaxed);
+        learnt
     }
 }
 
@@ -57,9 +85,12 @@ impl ModelRate {
 pub(super) struct RequestProgress {
     pub(super) rate: Arc<ModelRate>,
     started: Instant,
-    /// Microseconds to the first token, plus 1; 0 before the first token.
-    first_token: AtomicU64,
-    tokens: AtomicU32,
+    /// Microseconds to the last token, plus 1; 0 before the first token.
+    last_token: AtomicU64,
+    /// Microseconds that the tokens after the first one took, each what a token took when it was written.
+    written: AtomicU64,
+    /// Microseconds that the engine has reported.
+    reported: AtomicU64,
 }
 
 impl RequestProgress {
@@ -67,8 +98,9 @@ impl RequestProgress {
         Self {
             rate,
             started: Instant::now(),
-            first_token: AtomicU64::new(0),
-            tokens: AtomicU32::new(0),
+            last_token: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
         }
     }
 
@@ -77,84 +109,85 @@ impl RequestProgress {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Seconds of work so far: the elapsed time of the prefill, then the tokens written at the
-    /// model's average time per token.
-    pub(super) fn work(&self) -> f64 {
-        let elapsed = self.seconds();
-        match self.prefill() {
-            None => elapsed,
-            Some(prefill) => work_after_prefill(
-                prefill.as_secs_f64(),
-                elapsed,
-                self.tokens.load(Ordering::Relaxed),
-                self.rate.seconds_per_token(),
-            ),
+    /// How far the computation has come: what the engine reports, or what the tokens show.
+    pub(super) fn progress(&self) -> Progress {
+        let seconds = |micros: &AtomicU64| {
+            let micros = micros.load(Ordering::Relaxed);
+            Progress::Seconds(Duration::from_micros(micros).as_secs_f64())
+        };
+        if self.rate.is_reported.load(Ordering::Relaxed) {
+            seconds(&self.reported)
+        } else if self.last_token.load(Ordering::Relaxed) == 0 {
+            Progress::Reading
+        } else {
+            seconds(&self.written)
         }
     }
 
     /// Records one output token.
     pub(super) fn record_token(&self) {
-        if self.tokens.fetch_add(1, Ordering::Relaxed) == 0 {
-            let elapsed = self.started.elapsed().as_micros();
-            let first = u64::try_from(elapsed).unwrap_or(u64::MAX - 1);
-            self.first_token.store(first + 1, Ordering::Relaxed);
+        let now = micros(self.started.elapsed());
+        if let Some(last) = self
+            .last_token
+            .swap(now + 1, Ordering::Relaxed)
+            .checked_sub(1)
+        {
+            let gap = Duration::from_micros(now.saturating_sub(last));
+            let time = Duration::from_secs_f32(self.rate.learn(gap));
+            self.written.fetch_add(micros(time), Ordering::Relaxed);
         }
     }
 
-    /// Records the end of the answer. `tokens` is the exact number of output tokens; 0 keeps the
-    /// number of recorded ones.
-    pub(super) fn finish(&self, tokens: u32) {
-        if tokens > 0 {
-            self.tokens.store(tokens, Ordering::Relaxed);
-        }
-        if let Some(prefill) = self.prefill() {
-            let decode = self.started.elapsed().saturating_sub(prefill);
-            self.rate.learn(decode, tokens);
-        }
-    }
-
-    /// The time to the first token, once there is one.
-    fn prefill(&self) -> Option<Duration> {
-        let first = self.first_token.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_micros(first))
+    /// Records how long the engine has computed the request so far.
+    pub(super) fn record_computed(&self, time: Duration) {
+        self.rate.is_reported.store(true, Ordering::Relaxed);
+        self.reported.store(micros(time), Ordering::Relaxed);
     }
 }
 
-/// Seconds of work of a request that has written `tokens` tokens, the first of them by its prefill.
-fn work_after_prefill(
-    prefill: f64,
-    elapsed: f64,
-    tokens: u32,
-    seconds_per_token: Option<f32>,
-) -> f64 {
-    let decode = match seconds_per_token {
-        Some(seconds) => f64::from(seconds) * f64::from(tokens.saturating_sub(1)),
-        None => (elapsed - prefill).max(0.0),
-    };
-    prefill + decode
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn decoding_counts_by_time_until_a_token_time_is_known() {
-        assert!((work_after_prefill(2.0, 5.0, 9, None) - 5.0).abs() < 1e-9);
-        assert!((work_after_prefill(2.0, 1.0, 9, None) - 2.0).abs() < 1e-9);
-        assert!((work_after_prefill(2.0, 5.0, 9, Some(0.5)) - 6.0).abs() < 1e-9);
-        assert!((work_after_prefill(2.0, 5.0, 1, Some(0.5)) - 2.0).abs() < 1e-9);
+    fn rate() -> Arc<ModelRate> {
+        let location = ComputeLocation::Own;
+        Arc::new(ModelRate::new(location, 1, Some(1), GpuUse::None))
     }
 
     #[test]
     fn token_time_is_a_moving_average() {
-        let rate = ModelRate::new(ComputeLocation::Own, 1, None);
-        rate.learn(Duration::from_secs(9), 1);
-        assert_eq!(rate.seconds_per_token(), None);
-        rate.learn(Duration::from_secs(10), 11);
-        assert_eq!(rate.seconds_per_token(), Some(1.0));
-        rate.learn(Duration::from_secs(20), 11);
-        let average = rate.seconds_per_token().unwrap();
-        assert!((average - 1.2).abs() < 1e-6);
+        let rate = rate();
+        assert_eq!(rate.learn(Duration::from_secs(1)), 1.0);
+        assert!((rate.learn(Duration::from_secs(2)) - 1.05).abs() < 1e-6);
+    }
+
+    #[test]
+    fn tokens_count_at_what_they_took_when_they_were_written() {
+        let progress = RequestProgress::new(rate());
+        assert_eq!(progress.progress(), Progress::Reading);
+        progress.record_token();
+        assert_eq!(progress.progress(), Progress::Seconds(0.0));
+        // Two more, for which the model takes a second.
+        progress.rate.learn(Duration::from_secs(1));
+        progress.record_token();
+        let Progress::Seconds(first) = progress.progress() else {
+            panic!("it is reading");
+        };
+        progress.rate.learn(Duration::from_secs(1_000));
+        assert_eq!(progress.progress(), Progress::Seconds(first));
+    }
+
+    #[test]
+    fn what_the_engine_reports_counts_alone() {
+        let progress = RequestProgress::new(rate());
+        progress.record_computed(Duration::from_millis(1_500));
+        progress.record_token();
+        assert_eq!(progress.progress(), Progress::Seconds(1.5));
+        let other = RequestProgress::new(progress.rate.clone());
+        assert_eq!(other.progress(), Progress::Seconds(0.0), "it waits");
     }
 }

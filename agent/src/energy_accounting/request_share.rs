@@ -1,21 +1,28 @@
-//! The share of a window's energy that requests may be charged for.
+//! The share of a channel's energy that requests may be charged for.
+
+use flotilla_core::energy::MeteredPart;
 
 use super::cpu_meter::CpuSample;
 use super::ledger_state::WindowCompute;
 
-/// Returns the share (0 to 1) of the energy above idle that the requests of this process may be
+/// Returns the share (0 to 1) of the energy of a part above idle that the requests of this process may be
 /// charged for: this process's share of the busy processor time.
 ///
 /// Returns 1 where processor time does not show it: on a GPU, in another process, or where it cannot
 /// be read. `estimates_cpu`: whether the processors' energy is estimated, so that simulated requests
 /// count as busy cores.
 pub(super) fn request_share(
+    part: MeteredPart,
     cpu: Option<CpuSample>,
     compute: WindowCompute,
-    uses_gpu: bool,
     estimates_cpu: bool,
 ) -> f64 {
-    let Some(cpu) = cpu.filter(|_| !uses_gpu && !compute.in_other_process) else {
+    let is_shown = match part {
+        MeteredPart::Processors => !compute.in_other_process,
+        MeteredPart::Node => !compute.in_other_process && !compute.on_gpu,
+        MeteredPart::Gpu(_) => false,
+    };
+    let Some(cpu) = cpu.filter(|_| is_shown) else {
         return 1.0;
     };
     let simulated = if estimates_cpu {
@@ -42,7 +49,7 @@ mod tests {
     };
 
     fn share(cpu: CpuSample, compute: WindowCompute, estimates_cpu: bool) -> f64 {
-        request_share(Some(cpu), compute, false, estimates_cpu)
+        request_share(MeteredPart::Processors, Some(cpu), compute, estimates_cpu)
     }
 
     #[test]
@@ -69,9 +76,17 @@ mod tests {
             process: 0.0,
             cores: 2,
         };
+        let on_gpu = WindowCompute {
+            on_gpu: true,
+            ..idle
+        };
+        let of = |part, cpu, compute| request_share(part, cpu, compute, true);
+        let node = of(MeteredPart::Node, Some(CPU), idle);
+        assert!((node - 0.25).abs() < 1e-9);
         for share in [
-            request_share(None, idle, false, true),
-            request_share(Some(CPU), idle, true, true),
+            of(MeteredPart::Processors, None, idle),
+            of(MeteredPart::Gpu(0), Some(CPU), idle),
+            of(MeteredPart::Node, Some(CPU), on_gpu),
             share(CPU, elsewhere, true),
             share(no_time, idle, true),
         ] {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::energy::{EnergySource, EnergySources, MeterWindow, PowerRange};
+use flotilla_core::energy::{
+    ChannelWindow, EnergySource, EnergySources, MeterWindow, MeteredPart, PowerRange,
+};
 
 use super::cpu_estimate;
 use super::cpu_meter::CpuMeter;
@@ -45,10 +47,8 @@ pub(super) struct EnergySampler {
 
 /// Energy of one window.
 struct SampledWindow {
-    joules: f64,
+    channels: Vec<ChannelWindow>,
     sources: EnergySources,
-    /// See [`request_share`].
-    request_share: f64,
 }
 
 impl EnergySampler {
@@ -96,9 +96,9 @@ impl EnergySampler {
         }
     }
 
-    /// Whether the processors' energy is estimated.
-    pub(super) fn estimates_cpu(&self) -> bool {
-        self.estimate.is_some()
+    /// See [`MeterReader::gpu_channels`].
+    pub(super) fn gpu_channels(&self) -> Vec<String> {
+        self.meters.gpu_channels()
     }
 
     /// The sources of energy to report before the first window has closed.
@@ -160,12 +160,13 @@ impl EnergySampler {
         let seconds = now - self.window_end;
         self.window_end = now;
         let window = self.sample(now, seconds, compute);
-        self.readings.add_window(window.sources, window.joules);
+        let joules = window.channels.iter().map(|channel| channel.joules).sum();
+        self.readings.add_window(window.sources, joules);
         let mut state = shared.lock();
         state.ledger.close_window(MeterWindow {
             seconds,
-            joules: window.joules,
-            own_share: window.request_share,
+            channels: &window.channels,
+            is_loading: compute.is_loading,
         });
         state.sources = window.sources;
         let (totals, idle_watts) = (state.ledger.totals(), state.ledger.idle_watts());
@@ -191,16 +192,32 @@ impl EnergySampler {
     fn sample(&mut self, now: f64, seconds: f64, compute: WindowCompute) -> SampledWindow {
         let metered = self.meters.read(now);
         let cpu = self.cpu_meter.sample(compute.process_seconds);
-        let (mut joules, mut sources) = (metered.joules, metered.sources);
+        let estimates_cpu = self.estimate.is_some();
+        let own_share = |part| request_share(part, cpu, compute, estimates_cpu);
+        let channels = metered.channels.iter();
+        let mut channels: Vec<_> = channels
+            .map(|(channel, part, joules)| ChannelWindow {
+                channel: *channel,
+                part: *part,
+                joules: *joules,
+                idle_joules: None,
+                own_share: own_share(*part),
+            })
+            .collect();
+        let mut sources = metered.sources;
         if let Some(power) = self.estimate.filter(|_| !metered.covers_cpu) {
-            joules += cpu_estimate::estimate_joules(power, seconds, cpu, compute);
+            let idle = f64::from(power.idle.0) * seconds;
+            let active = cpu_estimate::active_joules(power, seconds, cpu, compute);
+            channels.push(ChannelWindow {
+                channel: self.meters.channels().len(),
+                part: MeteredPart::Processors,
+                joules: idle + active,
+                idle_joules: Some(idle),
+                own_share: own_share(MeteredPart::Processors),
+            });
             sources = sources.union(EnergySource::Estimate.into());
         }
-        SampledWindow {
-            joules,
-            sources,
-            request_share: request_share(cpu, compute, metered.covers_gpu, self.estimates_cpu()),
-        }
+        SampledWindow { channels, sources }
     }
 
     /// Adds the description of the meters and the node's condition to a reading.

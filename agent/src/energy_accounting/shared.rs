@@ -15,6 +15,8 @@ pub(super) struct SharedAccounting {
     /// The last reading that was published.
     pub(super) reading: ArcSwap<NodeReading>,
     pub(super) power: PowerRange,
+    /// The ids of the channels that meter GPUs, in the order of the GPUs' indices.
+    pub(super) gpu_channels: Vec<String>,
 }
 
 impl SharedAccounting {

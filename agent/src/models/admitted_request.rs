@@ -187,7 +187,7 @@ impl AdmittedRequest {
                 let counters = self.served.live_counters();
                 counters.add_tokens(embeddings.prompt_tokens, 0);
                 self.end = RequestEnd::Complete;
-                embeddings.energy = Some(self.end_accounting(0));
+                embeddings.energy = Some(self.end_accounting());
                 Ok(embeddings)
             }
             Err(error) => {
@@ -201,6 +201,11 @@ impl AdmittedRequest {
     pub(super) fn count_token(&self) {
         self.served.live_counters().add_tokens(0, 1);
         self.energy.record_token();
+    }
+
+    /// Records how long the engine has computed the request so far.
+    pub(super) fn record_computed(&self, time: Duration) {
+        self.energy.record_computed(time);
     }
 
     /// Records that the request failed.
@@ -235,7 +240,7 @@ impl AdmittedRequest {
         let is_wait_of_request = self.turn != TurnPosition::Later;
         self.served.record_timing(timing, is_wait_of_request);
         usage.timing = Some(timing);
-        usage.energy = Some(self.end_accounting(usage.completion_tokens));
+        usage.energy = Some(self.end_accounting());
         self.end = RequestEnd::Complete;
     }
 
@@ -259,8 +264,8 @@ impl AdmittedRequest {
         }
     }
 
-    fn end_accounting(&mut self, output_tokens: u32) -> EnergyUsage {
-        let usage = self.energy.settle(output_tokens);
+    fn end_accounting(&mut self) -> EnergyUsage {
+        let usage = self.energy.settle();
         self.served.live_counters().add_energy(usage);
         usage
     }
@@ -273,7 +278,7 @@ impl Drop for AdmittedRequest {
         }
         if self.end != RequestEnd::Complete {
             // The energy was spent although there is no answer.
-            self.end_accounting(0);
+            self.end_accounting();
         }
         self.served.live_counters().add_busy(self.elapsed());
     }

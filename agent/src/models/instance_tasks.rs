@@ -134,6 +134,7 @@ impl InstanceTasks {
         // Its base stays until the adapter is unloaded.
         let attachment = base.as_ref().map(|base| base.attach());
         self.spawn(id, async move {
+            let loading = metrics.begin_loading();
             let load = async {
                 match base {
                     Some(base) => tokio::select! {
@@ -148,6 +149,7 @@ impl InstanceTasks {
             };
             let loaded = end.follow(load, control.stuck()).await;
             let loaded = loaded.unwrap_or(Err(LoadError::Cancelled));
+            drop(loading);
             let served = loaded.map(|loaded| {
                 let served = ServedModel::new(loaded, &model.spec, metrics, counters);
                 let served = Arc::new(served.attached(attachment));
@@ -267,8 +269,10 @@ impl InstanceTasks {
             if adapters.await.is_err() {
                 tracing::warn!(%model, "its adapters did not leave in time");
             }
+            let unloading = served.begin_unloading();
             end.follow(served.model.unload(), served.model.stuck())
                 .await;
+            drop(unloading);
             served.detach();
             drop(served);
             InstanceEvent::Unloaded

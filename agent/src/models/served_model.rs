@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
 use super::memory_usage::MemoryUsage;
-use crate::energy_accounting::{LedgerEntry, ModelRate};
+use crate::energy_accounting::{LedgerEntry, LoadingGuard, ModelRate};
 use crate::request_metrics::ModelMetrics;
 
 /// Time in which the errors of answers that were cut reach the clients.
@@ -75,6 +75,7 @@ impl ServedModel {
                 model.compute_location(),
                 concurrency,
                 model.process_id(),
+                metrics.gpu_use(&*model),
             )),
             metrics,
             model,
@@ -182,6 +183,11 @@ impl ServedModel {
     /// Counts that the model can never answer again.
     pub(super) fn record_engine_fault(&self) {
         self.counters.add_model_fault();
+    }
+
+    /// Records that the model goes, until the guard is dropped.
+    pub(super) fn begin_unloading(&self) -> LoadingGuard {
+        self.metrics.begin_loading()
     }
 
     /// Starts energy accounting for a request that is computed from now on.

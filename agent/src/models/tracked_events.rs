@@ -85,15 +85,20 @@ impl Stream for TrackedEvents {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let mut event = match this.events.as_mut().poll_next(cx) {
-            Poll::Ready(event) => event,
-            Poll::Pending => {
-                ready!(this.cut.as_mut().poll(cx));
-                // Nothing follows the error, and the engine stops.
-                this.events = Box::pin(futures::stream::empty());
-                Some(Err(RequestError::NodeLost(
-                    "the model was stopped on its node before the answer was complete".into(),
-                )))
+        let mut event = loop {
+            match this.events.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(GenerateEvent::Computed(time)))) => {
+                    this.request.record_computed(time);
+                }
+                Poll::Ready(event) => break event,
+                Poll::Pending => {
+                    ready!(this.cut.as_mut().poll(cx));
+                    // Nothing follows the error, and the engine stops.
+                    this.events = Box::pin(futures::stream::empty());
+                    break Some(Err(RequestError::NodeLost(
+                        "the model was stopped on its node before the answer was complete".into(),
+                    )));
+                }
             }
         };
         match &mut event {
@@ -103,7 +108,8 @@ impl Stream for TrackedEvents {
                 this.request.mark_failed(error);
                 this.span.record_error(error.kind());
             }
-            Some(Ok(GenerateEvent::Finished(_))) | None => {}
+            // The time was taken out above.
+            Some(Ok(GenerateEvent::Finished(_) | GenerateEvent::Computed(_))) | None => {}
         }
         Poll::Ready(event)
     }

@@ -28,7 +28,7 @@ pub use channel_selection::{ChannelSelection, on_battery, select};
 pub use condition::{BatteryState, ConditionWatcher, NodeCondition};
 #[cfg(test)]
 pub(crate) use nvml::fake::FakeGpu;
-pub use nvml::{Gpu, Gpus, Nvidia};
+pub use nvml::{Gpu, Gpus, NVML_CHANNEL, Nvidia};
 
 /// The component that a channel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

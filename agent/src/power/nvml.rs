@@ -132,6 +132,9 @@ impl Gpus for Nvidia {
     }
 }
 
+/// How the id of the channel of a GPU begins, before its UUID.
+pub const NVML_CHANNEL: &str = "nvml:";
+
 /// Meters the GPUs that report their energy or their power. `parent`: the id of the channel that
 /// includes their energy already, if there is one.
 pub(super) fn detect(gpus: Arc<dyn Gpus>, parent: Option<&str>) -> Option<GpuMeters> {
@@ -148,7 +151,7 @@ pub(super) fn detect(gpus: Arc<dyn Gpus>, parent: Option<&str>) -> Option<GpuMet
             continue;
         };
         channels.push(MeterChannel {
-            id: format!("nvml:{}", gpu.uuid),
+            id: format!("{NVML_CHANNEL}{}", gpu.uuid),
             name: gpu.name,
             kind: ComponentKind::Gpu,
             source: EnergySource::Nvml,

@@ -31,6 +31,7 @@ impl MergedAnswer {
                 finished.choice = turn;
                 Some(GenerateEvent::Finished(finished))
             }
+            GenerateEvent::Computed(_) => None,
             GenerateEvent::Usage(usage) => {
                 self.add_usage(turn, usage);
                 self.unfinished = self.unfinished.saturating_sub(1);

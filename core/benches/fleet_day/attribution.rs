@@ -6,7 +6,9 @@
 //! [`NodeWorkload`] sets the length and the concurrency of requests.
 
 use flotilla_core::Watts;
-use flotilla_core::energy::{Ledger, MeterWindow, PowerRange};
+use flotilla_core::energy::{
+    ChannelWindow, EngineTime, GpuUse, Ledger, MeterWindow, MeteredPart, PowerRange, Progress, Work,
+};
 
 use super::fleet::normal;
 
@@ -28,10 +30,8 @@ const NOISE: f64 = 0.03;
 const CORES: f64 = 8.0;
 /// Seconds of the shortest request on an idle node.
 const MIN_SECONDS: f64 = 0.005;
-/// Slots of the models.
-const CONCURRENCY: f64 = 8.0;
-/// The weight of a new answer in the running mean of the time per token, as in the agent.
-const NEW_TOKEN_WEIGHT: f64 = 0.2;
+/// The weight of each second in the mean of the processor time per second of an engine, as in the agent.
+const CPU_WEIGHT: f64 = 2.0;
 
 /// Seconds per token and watts above idle in prefill and decode.
 struct Model {
@@ -126,13 +126,6 @@ struct Request {
     total_work: f64,
     /// Seconds of work so far.
     done_work: f64,
-    tokens: f64,
-    /// Seconds since the request started.
-    elapsed: f64,
-    /// Seconds up to the first token. `None`: there is none yet.
-    first_token: Option<f64>,
-    /// Seconds of work that are in the ledger.
-    recorded_work: f64,
     joules: f64,
 }
 
@@ -151,10 +144,6 @@ impl Request {
             prefill_work: prompt * model.prefill,
             total_work: prompt * model.prefill + decoded * model.decode,
             done_work: 0.0,
-            tokens: 1.0 + decoded,
-            elapsed: 0.0,
-            first_token: None,
-            recorded_work: 0.0,
             joules: 0.0,
         }
     }
@@ -168,28 +157,72 @@ impl Request {
         }
     }
 
-    /// Returns the work as the agent counts it: prefill by time, decode by tokens times the time per
-    /// token.
-    fn work(&self, per_token: Option<f64>) -> f64 {
-        let Some(first_token) = self.first_token else {
-            return self.elapsed;
-        };
-        let decoded = ((self.done_work - self.prefill_work) / MODELS[self.model].decode).floor();
-        first_token + per_token.map_or(self.elapsed - first_token, |seconds| seconds * decoded)
+    /// Returns how far it has come, as an engine reports it.
+    fn progress(&self) -> Progress {
+        Progress::Seconds(self.done_work)
+    }
+}
+
+/// The process of a model, as the agent sees it.
+#[derive(Default)]
+struct ModelProcess {
+    time: EngineTime,
+    /// Processor time in the open window, in seconds of the whole machine.
+    cpu: f64,
+    /// What requests that ended in the window were counted of it.
+    ended: f64,
+    /// Processor time per second of the engine in earlier windows. `None`: there was none.
+    per_second: Option<f64>,
+}
+
+impl ModelProcess {
+    /// Ends a request and returns its work since the last window.
+    fn end(&mut self, now: f64, account: u64, running: &[Request]) -> f64 {
+        let seconds = self
+            .time
+            .end(now, account, |account| progress(running, account));
+        let work = seconds * self.per_second.unwrap_or(1.0);
+        self.ended += work;
+        work
     }
 
-    fn record_work(&mut self, ledger: &mut Ledger, per_token: Option<f64>) {
-        let work = self.work(per_token);
-        ledger.add_work(self.account, work - self.recorded_work);
-        self.recorded_work = self.recorded_work.max(work);
+    /// Closes a window and returns the work of the requests that run.
+    fn close_window(&mut self, now: f64, running: &[Request]) -> Vec<(u64, f64)> {
+        self.time.divide(now, |account| progress(running, account));
+        let shares: Vec<_> = self.time.take().collect();
+        let seconds: f64 = shares.iter().map(|(_, seconds)| seconds).sum();
+        let factor = (self.cpu - self.ended).max(0.0) / seconds.max(1e-9);
+        if seconds > 0.0 {
+            let before = self.per_second.unwrap_or(factor);
+            let weight = (CPU_WEIGHT * seconds).min(1.0);
+            self.per_second = Some(before + weight * (factor - before));
+        }
+        (self.cpu, self.ended) = (0.0, 0.0);
+        let work = shares.into_iter();
+        work.map(|(account, seconds)| (account, seconds * factor))
+            .collect()
     }
+}
+
+fn progress(running: &[Request], account: u64) -> Progress {
+    let request = running.iter().find(|request| request.account == account);
+    request.map_or(Progress::Reading, Request::progress)
+}
+
+fn add_work(ledger: &mut Ledger, account: u64, processors: f64) {
+    let work = Work {
+        processors,
+        gpu: 0.0,
+    };
+    ledger.add_work(account, work);
 }
 
 /// Runs the simulation and returns the errors by length of the requests, followed by those of all
 /// requests.
 pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -> Errors {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.configured);
+    let mut ledger = Ledger::new(f64::from(POWER.idle.0));
+    let mut processes: [ModelProcess; MODELS.len()] = Default::default();
     let classes = [
         ("5 to 50 ms", 0.05),
         ("50 to 200 ms", 0.2),
@@ -199,7 +232,6 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
     ];
     let mut classes: Errors = classes.map(LengthClass::new).into();
     let mut all = LengthClass::new(("all", f64::INFINITY));
-    let mut per_token = [None; 2];
     let mut running: Vec<Request> = Vec::new();
     let (mut concurrency, mut period_end) = (0, 0);
     let (mut joules, mut counter, mut busy, mut window_start) = (0.0, 0.0_f64, 0.0, 0);
@@ -213,12 +245,15 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
             };
             period_end = step + random.usize(1_000..8_000);
         }
+        let now = step as f64 * STEP;
         while running.len() < concurrency {
-            running.push(Request::random(
-                ledger.open_account(),
-                workload.max_seconds,
-                &mut random,
-            ));
+            let account = ledger.open_account(GpuUse::None);
+            let request = Request::random(account, workload.max_seconds, &mut random);
+            let process = &mut processes[request.model];
+            process
+                .time
+                .begin(now, account, |account| progress(&running, account));
+            running.push(request);
         }
         joules += f64::from(POWER.idle.0) * STEP;
         if !running.is_empty() {
@@ -232,31 +267,28 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
                 request.joules += joules_of_step;
                 joules += joules_of_step;
                 request.done_work += STEP / slowdown;
-                request.elapsed += STEP;
-                if request.done_work >= request.prefill_work && request.first_token.is_none() {
-                    request.first_token = Some(request.elapsed);
-                }
             }
             // Prefill uses all cores. Decode waits for memory for a part of the time.
-            busy += if has_prefill { STEP } else { 0.9 * STEP };
+            let cpu = if has_prefill { STEP } else { 0.9 * STEP };
+            busy += cpu;
+            for request in &running {
+                processes[request.model].cpu += cpu / concurrent;
+            }
         }
+        let now = now + STEP;
         let mut index = 0;
         while index < running.len() {
             if running[index].done_work < running[index].total_work {
                 index += 1;
                 continue;
             }
-            let mut completed = running.swap_remove(index);
-            let first_token = completed.first_token.unwrap_or(completed.elapsed);
-            let mean = &mut per_token[completed.model];
-            if completed.tokens > 1.0 {
-                let measured = (completed.elapsed - first_token) / (completed.tokens - 1.0);
-                let previous = mean.unwrap_or(measured);
-                *mean = Some(previous + NEW_TOKEN_WEIGHT * (measured - previous));
-            }
-            completed.record_work(&mut ledger, *mean);
-            let default_watts = f64::from(POWER.dynamic_power().0) / CONCURRENCY;
-            let attributed = ledger.settle_account(completed.account, default_watts);
+            let account = running[index].account;
+            let process = &mut processes[running[index].model];
+            let work = process.end(now, account, &running);
+            add_work(&mut ledger, account, work);
+            let completed = running.swap_remove(index);
+            let guess = f64::from(POWER.dynamic_power().0);
+            let attributed = ledger.settle_account(account, guess);
             let class = classes
                 .iter_mut()
                 .find(|class| completed.total_work < class.shorter_than);
@@ -267,8 +299,10 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
         }
         let length = if running.is_empty() { QUIET } else { WINDOW };
         if step + 1 - window_start >= length {
-            for request in &mut running {
-                request.record_work(&mut ledger, per_token[request.model]);
+            for process in &mut processes {
+                for (account, work) in process.close_window(now, &running) {
+                    add_work(&mut ledger, account, work);
+                }
             }
             let seconds = (step + 1 - window_start) as f64 * STEP;
             let reading = match source {
@@ -284,10 +318,18 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
                     f64::from(POWER.idle.0) * seconds + f64::from(POWER.dynamic_power().0) * cores
                 }
             };
+            let idle = f64::from(POWER.idle.0) * seconds;
+            let channel = ChannelWindow {
+                channel: 0,
+                part: MeteredPart::Processors,
+                joules: reading,
+                idle_joules: (source == EnergyReading::Estimate).then_some(idle),
+                own_share: 1.0,
+            };
             ledger.close_window(MeterWindow {
                 seconds,
-                joules: reading,
-                own_share: 1.0,
+                channels: &[channel],
+                is_loading: false,
             });
             (joules, busy, window_start) = (0.0, 0.0, step + 1);
         }

@@ -1,48 +1,92 @@
 //! Attributes the metered energy of a node to the requests that it computes.
 //!
-//! A meter window is a number of joules over some seconds. The energy that the node would have drawn
-//! without requests is attributed to idle; the rest is divided among the requests of the window in
-//! proportion to their work. A request that ends within a window cannot wait for its close: it is
-//! charged its work at the price of earlier windows, and the difference from its actual share is
-//! carried over to later requests, each of which is charged a small part of it. At any time
+//! A meter window is a number of joules over some seconds for each channel of the node's meters. The energy that a channel
+//! would have shown without requests is attributed to idle; the rest is divided among the requests that used what the
+//! channel measures, in proportion to their work in the window. A request that ends within a window cannot wait for its
+//! close: it is charged its work at the price of earlier windows, and the difference from its actual share is
+//! carried over to later requests, each of which is charged a small part of it. What they do not settle within some
+//! seconds is attributed to idle. At any time
 //!
 //! attributed + idle + carried = metered
 //!
 //! holds, and a window without work settles the carried amount with idle.
 //!
-//! Work is measured in seconds of computing: prefill by the time it takes, decode by the number of
-//! tokens times the time per token of the model. Requests of a large and of a small model on one
-//! node, and requests for several choices, are charged accordingly.
+//! Work is measured in seconds of the whole processor or GPU (see [`EngineTime`](super::EngineTime)), so that the price
+//! of a second hardly depends on how many requests share it.
+
+mod idle_line;
+mod work_price;
 
 use std::collections::HashMap;
 
-/// Seconds of work after which earlier windows weigh 1/e in the price: a single window may be
-/// shorter than the resolution of a meter. Our own choice.
-const PRICE_MEMORY_SECONDS: f64 = 5.0;
-/// Seconds of work that the initial guess of the price weighs. Our own choice.
-const GUESS_WEIGHT_SECONDS: f64 = 0.25;
-/// The weight of each second without work in the running mean of the idle power, which other
-/// programs on the node raise and lower. Our own choice.
-const IDLE_WEIGHT_PER_SECOND: f64 = 0.05;
+use idle_line::IdleLine;
+use work_price::WorkPrice;
 
 /// The largest share of its own energy by which a request may be charged more or less to settle the
 /// carried amount, so that many requests settle it, each a little. Our own choice.
 const MAX_SETTLED_SHARE: f64 = 0.1;
 
-/// The longest time that a meter may lag behind, in seconds of idle power: longer than the fuel gauge
-/// of a battery does. Our own estimate.
-const MAX_LAG_SECONDS: f64 = 30.0;
+/// The time in which the carried amount falls to 1/e by what is attributed to idle: 5 % are left after ten seconds. Our
+/// own choice.
+const CARRY_SECONDS: f64 = 3.3;
 
-/// The energy that meters counted between two readings.
+/// What a meter channel measures, and so which work its energy is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MeteredPart {
+    /// The processors, or their memory.
+    Processors,
+    /// One GPU, by its index on the node.
+    Gpu(u32),
+    /// The whole node.
+    Node,
+}
+
+/// The GPUs that compute a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum GpuUse {
+    /// The processors alone compute it.
+    #[default]
+    None,
+    /// The GPU with this index on the node.
+    One(u32),
+    /// It is not known which of them: all.
+    All,
+}
+
+/// Seconds of computing.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Seconds in which all processors were busy with it.
+    pub processors: f64,
+    /// Seconds in which its GPU was busy with it. Without meaning where no GPU computes it.
+    pub gpu: f64,
+}
+
+/// The energy that a meter channel counted between two readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MeterWindow {
-    /// The length of the window.
-    pub seconds: f64,
+pub struct ChannelWindow {
+    /// The number of the channel, always the same.
+    pub channel: usize,
+    /// What it measures.
+    pub part: MeteredPart,
     /// The metered energy.
     pub joules: f64,
+    /// The energy without requests, where that is known: it is an estimate. `None`: it is learnt.
+    pub idle_joules: Option<f64>,
     /// The share, 0 to 1, of the energy above idle that is caused by requests: other programs run on
     /// the node, too.
     pub own_share: f64,
+}
+
+/// The energy that the channels counted between two readings. Together they are what the node drew.
+#[derive(Debug, Clone, Copy)]
+pub struct MeterWindow<'a> {
+    /// The length of the window.
+    pub seconds: f64,
+    /// The readings.
+    pub channels: &'a [ChannelWindow],
+    /// Whether models were loaded or unloaded in the window: what is drawn for that says nothing of idle.
+    pub is_loading: bool,
 }
 
 /// Joules since the ledger was opened.
@@ -61,41 +105,33 @@ pub struct LedgerTotals {
 /// A request under way.
 #[derive(Debug, Clone, Copy, Default)]
 struct RequestAccount {
-    /// Seconds of work in the open window.
-    work: f64,
+    work: OpenWork,
     /// Joules of the closed windows.
     joules: f64,
+    /// Joules of the window that is being closed.
+    window_joules: f64,
 }
 
-/// The joules per second of work in the closed windows, as a decaying mean.
-#[derive(Debug)]
-struct WorkPrice {
-    joules: f64,
-    work: f64,
-    /// Seconds of work that the initial guess still weighs.
-    guess: f64,
+/// The work of a request in the open window.
+#[derive(Debug, Clone, Copy, Default)]
+struct OpenWork {
+    gpus: GpuUse,
+    work: Work,
 }
 
-impl Default for WorkPrice {
-    fn default() -> Self {
-        Self {
-            joules: 0.0,
-            work: 0.0,
-            guess: GUESS_WEIGHT_SECONDS,
+impl OpenWork {
+    /// The seconds by which the energy of a part is divided.
+    fn on(&self, part: MeteredPart) -> f64 {
+        match (part, self.gpus) {
+            (MeteredPart::Processors, _) | (MeteredPart::Node, GpuUse::None) => {
+                self.work.processors
+            }
+            (MeteredPart::Gpu(_), GpuUse::None) => 0.0,
+            (MeteredPart::Gpu(gpu), GpuUse::One(own)) if gpu != own => 0.0,
+            (MeteredPart::Gpu(_) | MeteredPart::Node, GpuUse::One(_) | GpuUse::All) => {
+                self.work.gpu
+            }
         }
-    }
-}
-
-impl WorkPrice {
-    fn learn(&mut self, joules: f64, work: f64) {
-        let keeps = (-work / PRICE_MEMORY_SECONDS).exp();
-        self.joules = self.joules * keeps + joules;
-        self.work = self.work * keeps + work;
-        self.guess *= keeps;
-    }
-
-    fn per_second(&self, guess: f64) -> f64 {
-        (self.joules + guess.max(0.0) * self.guess) / (self.work + self.guess)
     }
 }
 
@@ -104,108 +140,176 @@ impl WorkPrice {
 pub struct Ledger {
     accounts: HashMap<u64, RequestAccount>,
     next: u64,
-    /// Idle power in watts.
-    idle: f64,
-    /// Whether the idle power was configured: then it is not learnt.
-    configured: bool,
-    /// The price of work.
-    price: WorkPrice,
-    /// Joules by which windows with work were below idle, to be deducted from later windows.
-    lacks: f64,
-    /// Seconds of work in the open window of requests that have ended.
-    ended_work: f64,
+    /// The idle power in watts that is assumed before any was learnt, of all but GPUs.
+    guessed_idle: f64,
+    /// The idle lines, by the numbers of their channels.
+    lines: Vec<Option<IdleLine>>,
+    /// The idle power of the channels of the last window, in watts.
+    idle_watts: f64,
+    prices: HashMap<MeteredPart, WorkPrice>,
+    /// The parts that the last window was about, each once.
+    parts: Vec<MeteredPart>,
+    /// The work in the open window of requests that have ended.
+    ended: Vec<OpenWork>,
     /// The carried amount at the last close that is not settled yet.
     owed: f64,
     totals: LedgerTotals,
 }
 
 impl Ledger {
-    /// An empty ledger of a node with so many watts of idle power. If the power is not `configured`,
-    /// it is learnt from windows without work.
+    /// An empty ledger of a node that draws about so many watts without requests, not counting its GPUs.
     #[must_use]
-    pub fn new(idle: f64, configured: bool) -> Self {
+    pub fn new(guessed_idle: f64) -> Self {
+        let guessed_idle = guessed_idle.max(0.0);
         Self {
             accounts: HashMap::new(),
             next: 0,
-            idle: idle.max(0.0),
-            configured,
-            price: WorkPrice::default(),
-            lacks: 0.0,
-            ended_work: 0.0,
+            guessed_idle,
+            lines: Vec::new(),
+            idle_watts: guessed_idle,
+            prices: HashMap::new(),
+            parts: vec![MeteredPart::Processors],
+            ended: Vec::new(),
             owed: 0.0,
             totals: LedgerTotals::default(),
         }
     }
 
     /// Opens the account of a request and returns its id.
-    pub fn open_account(&mut self) -> u64 {
+    pub fn open_account(&mut self, gpus: GpuUse) -> u64 {
         let account = self.next;
         self.next += 1;
-        self.accounts.insert(account, RequestAccount::default());
+        let work = Work::default();
+        let opened = RequestAccount {
+            work: OpenWork { gpus, work },
+            ..RequestAccount::default()
+        };
+        self.accounts.insert(account, opened);
         account
     }
 
-    /// Adds seconds of work to an account.
-    pub fn add_work(&mut self, account: u64, seconds: f64) {
+    /// Adds work to an account.
+    pub fn add_work(&mut self, account: u64, work: Work) {
         if let Some(account) = self.accounts.get_mut(&account) {
-            account.work += seconds.max(0.0);
+            account.work.work.processors += work.processors.max(0.0);
+            account.work.work.gpu += work.gpu.max(0.0);
         }
     }
 
     /// Closes the account of a request that has ended and returns its joules. `guess` is a price in
-    /// joules per second of work, which is used until windows have shown a better one.
+    /// joules per second of the processors' work, which is used until windows have shown a better one.
     pub fn settle_account(&mut self, account: u64, guess: f64) -> f64 {
         let Some(account) = self.accounts.remove(&account) else {
             return 0.0;
         };
-        let own = account.work * self.price.per_second(guess);
+        let price = |part| {
+            let guess = match part {
+                MeteredPart::Gpu(_) => 0.0,
+                MeteredPart::Processors | MeteredPart::Node => guess,
+            };
+            let price = self.prices.get(&part).copied().unwrap_or_default();
+            account.work.on(part) * price.per_second(guess)
+        };
+        let own = self.parts.iter().map(|part| price(*part)).sum();
         let advance = own + self.settle_carried(own);
-        self.ended_work += account.work;
+        self.ended.push(account.work);
         self.totals.attributed += advance;
         self.totals.carried -= advance;
         account.joules + advance
     }
 
+    /// Makes the idle power new: a model came or went.
+    pub fn restart_idle(&mut self) {
+        self.lines.iter_mut().flatten().for_each(IdleLine::restart);
+    }
+
     /// Closes the open window with a reading of the meters.
-    pub fn close_window(&mut self, window: MeterWindow) {
-        let MeterWindow {
-            seconds,
-            joules,
-            own_share,
-        } = window;
+    pub fn close_window(&mut self, window: MeterWindow<'_>) {
+        let seconds = window.seconds;
         // Readings of a stopped clock or a broken meter are ignored.
-        if !(seconds > 0.0 && seconds.is_finite() && joules >= 0.0 && joules.is_finite()) {
+        if !(seconds > 0.0 && seconds.is_finite()) {
             return;
+        }
+        let is_valid =
+            |channel: &&ChannelWindow| channel.joules >= 0.0 && channel.joules.is_finite();
+        self.parts.clear();
+        self.idle_watts = 0.0;
+        let mut has_work = false;
+        for channel in window.channels.iter().filter(is_valid) {
+            has_work |= self.close_channel(channel, seconds, window.is_loading);
+        }
+        self.ended.clear();
+        if has_work {
+            self.owed = self.totals.carried;
+            self.charge_accounts();
+            // Most of it is settled by requests before.
+            let rest = self.owed * -(-seconds / CARRY_SECONDS).exp_m1();
+            self.owed -= rest;
+            self.settle_with_idle(rest);
+        } else {
+            self.owed = 0.0;
+            self.settle_with_idle(self.totals.carried);
+        }
+        for account in self.accounts.values_mut() {
+            account.work.work = Work::default();
+        }
+    }
+
+    /// Divides the energy of a channel. Returns whether there was work for it.
+    fn close_channel(&mut self, channel: &ChannelWindow, seconds: f64, is_loading: bool) -> bool {
+        let ChannelWindow { part, joules, .. } = *channel;
+        if !self.parts.contains(&part) {
+            self.parts.push(part);
         }
         self.totals.metered += joules;
-        let open: f64 = self.accounts.values().map(|account| account.work).sum();
-        let work = open + self.ended_work;
-        if work <= 0.0 {
-            self.learn_idle(joules / seconds, seconds);
-            self.lacks = 0.0;
-            self.totals.idle += joules + self.totals.carried;
-            self.totals.carried = 0.0;
-            self.owed = 0.0;
-            return;
-        }
-        let above = self.above_idle(joules, seconds) * own_share.clamp(0.0, 1.0);
+        let open: f64 = self.accounts.values().map(|a| a.work.on(part)).sum();
+        let ended: f64 = self.ended.iter().map(|ended| ended.on(part)).sum();
+        let work = open + ended;
+        let line = line(&mut self.lines, channel, self.guessed_idle);
+        let above = match channel.idle_joules {
+            Some(idle) => joules - idle,
+            None if work > 0.0 => line.above(joules, seconds),
+            None if is_loading => {
+                line.learn_while_loading(joules, seconds);
+                0.0
+            }
+            None => {
+                line.learn(joules, seconds);
+                0.0
+            }
+        };
+        self.idle_watts += channel
+            .idle_joules
+            .map_or(line.watts(), |joules| joules / seconds);
+        let above = if work > 0.0 {
+            above.max(0.0) * channel.own_share.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         self.totals.idle += joules - above;
-        self.price.learn(above, work);
-        // Joules that were settled before are out of `carried` already; those of this window are added.
-        let pool = above * open / work;
-        self.totals.carried += above - pool;
-        self.owed = self.totals.carried;
-        if open > 0.0 {
-            let made_up = self.settle_carried(pool);
-            let settled = pool + made_up;
-            self.totals.carried -= made_up;
-            self.totals.attributed += settled;
+        if work > 0.0 {
+            self.prices.entry(part).or_default().learn(above, work);
+            // Joules that were settled before are out of `carried` already; those of this window are added.
+            self.totals.carried += above * ended / work;
             for account in self.accounts.values_mut() {
-                account.joules += settled * account.work / open;
-                account.work = 0.0;
+                account.window_joules += above * account.work.on(part) / work;
             }
         }
-        self.ended_work = 0.0;
+        work > 0.0
+    }
+
+    /// Charges the accounts their parts of the window, with a part of the carried amount.
+    fn charge_accounts(&mut self) {
+        let pool: f64 = self.accounts.values().map(|a| a.window_joules).sum();
+        if pool <= 0.0 {
+            return;
+        }
+        let made_up = self.settle_carried(pool);
+        self.totals.carried -= made_up;
+        self.totals.attributed += pool + made_up;
+        for account in self.accounts.values_mut() {
+            account.joules += std::mem::take(&mut account.window_joules) * (1.0 + made_up / pool);
+        }
     }
 
     /// Returns the part of the carried joules that is added to a request with `own` joules of its own.
@@ -216,25 +320,16 @@ impl Ledger {
         made_up
     }
 
-    /// The joules of a window above idle. A meter may stand still for some windows and catch up in a
-    /// later one: what the earlier windows lacked is deducted first.
-    fn above_idle(&mut self, joules: f64, seconds: f64) -> f64 {
-        let above = joules - self.idle * seconds - self.lacks;
-        self.lacks = (-above).clamp(0.0, self.idle * MAX_LAG_SECONDS);
-        above.max(0.0)
+    /// Attributes carried joules to idle.
+    fn settle_with_idle(&mut self, joules: f64) {
+        self.totals.carried -= joules;
+        self.totals.idle += joules;
     }
 
-    fn learn_idle(&mut self, watts: f64, seconds: f64) {
-        if !self.configured {
-            let follows = (IDLE_WEIGHT_PER_SECOND * seconds).min(1.0);
-            self.idle += follows * (watts - self.idle);
-        }
-    }
-
-    /// The idle power in watts, as configured or learnt.
+    /// The idle power in watts, as learnt or estimated.
     #[must_use]
     pub fn idle_watts(&self) -> f64 {
-        self.idle
+        self.idle_watts
     }
 
     /// The totals since the ledger was opened.
@@ -244,5 +339,23 @@ impl Ledger {
     }
 }
 
+/// Returns the idle line of a channel. The guess of the node's idle power is that of the first channel that is no GPU.
+fn line<'a>(
+    lines: &'a mut Vec<Option<IdleLine>>,
+    channel: &ChannelWindow,
+    guessed_idle: f64,
+) -> &'a mut IdleLine {
+    if lines.len() <= channel.channel {
+        lines.resize(channel.channel + 1, None);
+    }
+    let is_first = lines.iter().all(Option::is_none);
+    lines[channel.channel].get_or_insert_with(|| match channel.part {
+        MeteredPart::Processors | MeteredPart::Node if is_first => IdleLine::guessed(guessed_idle),
+        _ => IdleLine::default(),
+    })
+}
+
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,9 @@ pub enum GenerateEvent {
     Finished(ChoiceFinished),
     /// All choices are complete.
     Usage(Usage),
+    /// How long the engine has computed for this answer so far: its parts of the steps that were computed for several.
+    /// The agent accounts for energy by it, and passes it on to nobody.
+    Computed(Duration),
 }
 
 /// More text, reasoning or tool calls of a choice.

@@ -41,6 +41,10 @@ impl ChoiceTask {
             let mut is_first = true;
             loop {
                 let (delta, finish_reason) = match self.next(&mut events).await? {
+                    SequenceEvent::Computed(time) => {
+                        yield GenerateEvent::Computed(time);
+                        continue;
+                    }
                     SequenceEvent::PromptScores(scores) => (self.prompt_logprobs(scores), None),
                     SequenceEvent::Token(token, sampled) => {
                         tokens += 1;

@@ -17,6 +17,7 @@ use super::prefix_cache::{Entry, Place, PrefixCache, Reuse};
 use super::reading_pace::{ReadingPace, StepTokens};
 use super::sequence::{Sequence, SequenceEvent, Task};
 use super::step_plan::{PendingTokens, plan_step};
+use super::step_time::divide_step;
 use super::thread_status::ThreadStatus;
 use crate::LoadError;
 use crate::files::adapter::GgufAdapter;
@@ -281,6 +282,10 @@ impl<'model> Decoder<'model> {
             self.cache
                 .extend(sequence.slot, &sequence.tokens[sequence.computed..end]);
             sequence.computed = end;
+        }
+        let times = divide_step(time, &pending, &planned, self.pace.speed());
+        for (index, time) in in_turn.iter().zip(times) {
+            self.active[*index].add_time(time);
         }
         self.take_logits(&wanted);
         self.status.end();

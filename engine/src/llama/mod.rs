@@ -29,6 +29,7 @@ mod prefix_cache;
 mod reading_pace;
 mod sequence;
 mod step_plan;
+mod step_time;
 mod thread_status;
 mod tokenizer;
 mod utf8_pieces;

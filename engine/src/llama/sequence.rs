@@ -1,10 +1,15 @@
 //! One answer in the engine.
 
+use std::time::{Duration, Instant};
+
 use flotilla_core::generate::{FinishReason, RequestError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::adapter_turns::AdapterId;
 use crate::text::token_sampler::{SampledToken, TokenSampler};
+
+/// How often the reader of a sequence is told what it takes: twice in a window of the energy accounts.
+const TIME_REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// An answer to compute.
 pub(super) struct Task {
@@ -16,7 +21,7 @@ pub(super) struct Task {
     pub(super) max_tokens: usize,
     /// Scores the tokens of the prompt. `None` if nobody asks for their log-probabilities.
     pub(super) scorer: Option<TokenSampler>,
-    /// Receives what is computed. At most one event for each token, and two more. Dropping the receiver ends the
+    /// Receives what is computed. At most two events for each token, and three more. Dropping the receiver ends the
     /// sequence.
     pub(super) events: UnboundedSender<SequenceEvent>,
 }
@@ -26,6 +31,8 @@ pub(super) struct Task {
 pub(super) enum SequenceEvent {
     /// The tokens of the prompt after the first one, with their log-probabilities.
     PromptScores(Vec<SampledToken>),
+    /// How long the steps have taken for this sequence so far.
+    Computed(Duration),
     /// The next token of the answer, and its log-probability if that was requested.
     Token(u32, Option<SampledToken>),
     /// The answer has ended. Nothing follows.
@@ -47,6 +54,9 @@ pub(super) struct Sequence {
     pub(super) computed: usize,
     /// The scores of the prompt so far.
     scores: Vec<SampledToken>,
+    /// How long the steps have taken for this sequence, and when its reader was told.
+    time: Duration,
+    time_reported: Instant,
 }
 
 impl Sequence {
@@ -58,6 +68,8 @@ impl Sequence {
             slot,
             computed: reused,
             scores: Vec::new(),
+            time: Duration::ZERO,
+            time_reported: Instant::now(),
         }
     }
 
@@ -79,6 +91,15 @@ impl Sequence {
     /// Whether the logits after the token at this position are needed.
     pub(super) fn needs_logits(&self, position: usize) -> bool {
         self.is_scored() || position + 1 == self.tokens.len()
+    }
+
+    /// Adds the part of a step that was this sequence's.
+    pub(super) fn add_time(&mut self, time: Duration) {
+        self.time += time;
+        if self.time_reported.elapsed() >= TIME_REPORT_INTERVAL {
+            self.time_reported = Instant::now();
+            self.send(SequenceEvent::Computed(self.time));
+        }
     }
 
     /// Takes the logits after the token at `position`. Returns whether the sequence has ended.
@@ -133,10 +154,12 @@ impl Sequence {
 
     /// Ends the sequence with an error.
     pub(super) fn fail(&self, error: RequestError) {
+        self.send(SequenceEvent::Computed(self.time));
         self.send(SequenceEvent::Failed(error));
     }
 
     fn end(&self, event: SequenceEvent) -> bool {
+        self.send(SequenceEvent::Computed(self.time));
         self.send(event);
         true
     }
@@ -194,12 +217,22 @@ mod tests {
         while let Ok(event) = events.try_recv() {
             texts.push(format!("{event:?}"));
         }
-        assert_eq!(texts, ["Token(0, None)", "Token(1, None)", "Ended(Length)"]);
+        let expected = [
+            "Token(0, None)",
+            "Token(1, None)",
+            "Computed(0ns)",
+            "Ended(Length)",
+        ];
+        assert_eq!(texts, expected);
         let (mut sequence, mut events) = self::sequence(&[1], 9, false);
         assert!(take(&mut sequence, 0, END as usize));
         assert!(matches!(
             events.try_recv(),
             Ok(SequenceEvent::Token(END, None))
+        ));
+        assert!(matches!(
+            events.try_recv(),
+            Ok(SequenceEvent::Computed(Duration::ZERO))
         ));
         assert!(matches!(
             events.try_recv(),

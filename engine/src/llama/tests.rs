@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flotilla_core::generate::{
     ChatMessage, FinishReason, GenerateEvent, GenerateInput, GenerateRequest, JsonSchemaFormat,
@@ -107,9 +108,17 @@ async fn answers_that_are_computed_together_are_those_computed_alone() {
     let together = inputs
         .iter()
         .map(|count| answer(&model, endless(tokens(*count), 24)));
-    for (alone, together) in alone.iter().zip(join_all(together).await) {
-        assert_same(alone, &together.unwrap());
+    let began = Instant::now();
+    let together = join_all(together).await;
+    let mut computed = Duration::ZERO;
+    for (alone, together) in alone.iter().zip(together) {
+        let together = together.unwrap();
+        assert_same(alone, &together);
+        assert!(together.computed > Duration::ZERO);
+        computed += together.computed;
     }
+    // The steps are divided among them.
+    assert!(computed <= began.elapsed(), "{computed:?}");
     model.unload().await;
 }
 

@@ -35,7 +35,8 @@ use reqwest::{Client, ClientBuilder};
 use self::connection::ServerConnection;
 use self::limits::{ServerTimeouts, UpstreamLimits};
 use crate::{
-    ComputeLocation, Engine, GenerateEvents, LoadControl, LoadError, LoadProgress, LoadedModel,
+    ComputeDevice, ComputeLocation, Engine, GenerateEvents, LoadControl, LoadError, LoadProgress,
+    LoadedModel,
 };
 
 /// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
@@ -145,6 +146,11 @@ struct UpstreamModel {
 
 #[async_trait]
 impl LoadedModel for UpstreamModel {
+    fn compute_device(&self) -> ComputeDevice {
+        // Which of the node's devices the server uses is its own affair.
+        ComputeDevice::Gpu(None)
+    }
+
     fn compute_location(&self) -> ComputeLocation {
         if self.is_on_node {
             ComputeLocation::OtherProcess

@@ -156,6 +156,7 @@ impl EventWriter for ChatChunkWriter {
             GenerateEvent::Delta(delta) => self.write_delta(delta, out),
             GenerateEvent::Finished(finished) => self.write_finished(finished, out),
             GenerateEvent::Usage(usage) => self.template.write_usage(out, usage),
+            GenerateEvent::Computed(_) => {}
         }
     }
 }

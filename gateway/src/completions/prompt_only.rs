@@ -23,6 +23,7 @@ pub(super) fn without_answer(events: EventStream) -> EventStream {
             usage.completion_tokens = 0;
             GenerateEvent::Usage(usage)
         }
+        GenerateEvent::Computed(_) => event,
     };
     events
         .map(move |batch| batch.map(|events| events.into_iter().map(remove).collect()))

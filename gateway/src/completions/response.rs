@@ -204,6 +204,7 @@ impl EventWriter for TextChunkWriter {
                 self.template.write_last_choice(out, &choice);
             }
             GenerateEvent::Usage(usage) => self.template.write_usage(out, usage),
+            GenerateEvent::Computed(_) => {}
         }
     }
 }

@@ -218,7 +218,7 @@ fn shift_choice(event: GenerateEvent, offset: u32) -> GenerateEvent {
             finished.choice += offset;
             GenerateEvent::Finished(finished)
         }
-        GenerateEvent::Usage(usage) => GenerateEvent::Usage(usage),
+        GenerateEvent::Usage(_) | GenerateEvent::Computed(_) => event,
     }
 }
 

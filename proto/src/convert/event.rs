@@ -23,9 +23,12 @@ same_fields!(TopLogprob {
     bytes
 });
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl From<generate::Usage> for v1::Usage {
     fn from(usage: generate::Usage) -> Self {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Self {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
@@ -70,6 +73,7 @@ impl From<generate::GenerateEvent> for v1::GenerateEvent {
                 .into(),
             }),
             generate::GenerateEvent::Usage(usage) => Event::Usage(usage.into()),
+            generate::GenerateEvent::Computed(time) => Event::ComputedUs(micros(time)),
         };
         Self { event: Some(event) }
     }
@@ -92,6 +96,7 @@ impl TryFrom<v1::GenerateEvent> for generate::GenerateEvent {
                 },
             }),
             Event::Usage(usage) => Self::Usage(usage.into()),
+            Event::ComputedUs(micros) => Self::Computed(Duration::from_micros(micros)),
         })
     }
 }

@@ -88,6 +88,7 @@ fn events_are_equal_after_a_round_trip() {
             reason: generate::FinishReason::ToolCalls,
         }),
         generate::GenerateEvent::Usage(generate::Usage::default()),
+        generate::GenerateEvent::Computed(Duration::from_micros(1_500)),
     ] {
         let message = v1::GenerateEvent::from(event.clone());
         assert_eq!(generate::GenerateEvent::try_from(message), Ok(event));

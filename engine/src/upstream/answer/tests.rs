@@ -44,6 +44,7 @@ fn joined(events: Vec<GenerateEvent>) -> (ChoiceDelta, FinishReason, Usage) {
                 all.tool_calls.extend(delta.tool_calls);
                 all.logprobs.extend(delta.logprobs);
             }
+            GenerateEvent::Computed(_) => panic!("another server does not say so"),
             GenerateEvent::Finished(end) => assert!(reason.replace(end.reason).is_none()),
             GenerateEvent::Usage(last) => assert!(usage.replace(last).is_none()),
         }
