@@ -21,7 +21,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::artifacts::BlobReader;
-use crate::models::{AdmittedRequest, AdmittedSplit, ServedModel, ServingTable, TrackedEvents};
+use crate::models::{
+    AdmittedRequest, AdmittedSplit, ServedModel, ServingTable, SpentEnergy, TrackedEvents,
+};
 use crate::turns::{SplitAnswer, embed_in_turns};
 use crate::unstreamed_answer;
 
@@ -84,14 +86,16 @@ impl InferenceService {
         &self,
         request: GenerateRequest,
         span: RequestSpan,
+        spent: &SpentEnergy,
     ) -> Result<AnswerEvents, RequestError> {
         if request.choices > 1 {
-            return self.start_turns(request, span).await.map(Either::Right);
+            let turns = self.start_turns(request, span, spent).await;
+            return turns.map(Either::Right);
         }
         let start = async {
             let served = self.find_model(&request.model)?;
             let request = served.apply_defaults(request);
-            let admitted = admit(&served, request.queue_key, request.deadline).await?;
+            let admitted = admit(&served, request.queue_key, request.deadline, spent).await?;
             match served.model.generate(request).await {
                 Ok(events) => Ok((admitted, events)),
                 Err(error) => Err(fail(admitted, error)),
@@ -111,11 +115,13 @@ impl InferenceService {
         &self,
         request: GenerateRequest,
         span: RequestSpan,
+        spent: &SpentEnergy,
     ) -> Result<SplitAnswer, RequestError> {
         let deadline = deadline_at(request.deadline);
         let start = async {
             let served = self.find_model(&request.model)?;
-            let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
+            let (key, deadline) = (request.queue_key, request.deadline);
+            let admitted = admit_first_turn(&served, key, deadline, spent).await?;
             Ok((served, admitted))
         };
         match span.instrument(start).await {
@@ -137,19 +143,21 @@ impl InferenceService {
         &self,
         request: EmbedRequest,
         begun: oneshot::Sender<()>,
+        spent: &SpentEnergy,
     ) -> Result<Embeddings, RequestError> {
         let deadline = deadline_at(request.deadline);
+        let (key, wait) = (request.queue_key, request.deadline);
         let served = self.find_model(&request.model)?;
         let batch = served.model.embed_batch();
         if request.inputs.len() > batch {
             // One input that cannot be embedded fails the request before the others are computed.
             served.model.check_embed(&request).await?;
-            let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
+            let admitted = admit_first_turn(&served, key, wait, spent).await?;
             // Nobody waits for it any more once the client has left.
             let _ = begun.send(());
             return embed_in_turns(admitted, batch, request, deadline).await;
         }
-        let admitted = admit(&served, request.queue_key, request.deadline).await?;
+        let admitted = admit(&served, key, wait, spent).await?;
         let _ = begun.send(());
         admitted.embed(request).await
     }
@@ -168,9 +176,11 @@ async fn admit(
     model: &Arc<ServedModel>,
     queue_key: QueueKey,
     deadline: Option<Duration>,
+    spent: &SpentEnergy,
 ) -> Result<AdmittedRequest, RequestError> {
     let _queue_span = RequestSpan::child_of_current(span::QUEUE);
-    model.clone().admit(queue_key, deadline).await
+    let (model, spent) = (model.clone(), spent.clone());
+    model.admit_charging(queue_key, deadline, spent).await
 }
 
 /// Waits until the model admits the first turn of a request, in a span of its own.
@@ -178,9 +188,11 @@ async fn admit_first_turn(
     model: &Arc<ServedModel>,
     queue_key: QueueKey,
     deadline: Option<Duration>,
+    spent: &SpentEnergy,
 ) -> Result<(AdmittedRequest, AdmittedSplit), RequestError> {
     let _queue_span = RequestSpan::child_of_current(span::QUEUE);
-    model.clone().admit_first_turn(queue_key, deadline).await
+    let (model, spent) = (model.clone(), spent.clone());
+    model.admit_first_turn(queue_key, deadline, spent).await
 }
 
 /// Counts the request as failed and passes the error on.
@@ -205,15 +217,18 @@ impl Inference for InferenceService {
             request.input.operation_name(),
             request.model.as_str(),
         );
-        let events = self.start(request, span).await;
-        let events = events.map_err(status::from_error)?;
+        let spent = SpentEnergy::default();
+        let events = self.start(request, span, &spent).await;
+        let failed = |error| spent.report_in(status::from_error(error));
+        let events = events.map_err(failed)?;
         let responses = if is_streaming {
-            answer_messages::messages(events).await?.boxed()
+            let messages = answer_messages::messages(events).await;
+            messages.map_err(|status| spent.report_in(status))?.boxed()
         } else {
-            let messages = unstreamed_answer::messages(events).await;
-            messages.map_err(status::from_error)?
+            unstreamed_answer::messages(events).await.map_err(failed)?
         };
-        Ok(Response::new(responses))
+        let responses = responses.map_err(move |status| spent.report_in(status));
+        Ok(Response::new(responses.boxed()))
     }
 
     type EmbedStream = Pin<Box<dyn Stream<Item = Result<v1::EmbedResponse, Status>> + Send>>;
@@ -228,15 +243,16 @@ impl Inference for InferenceService {
         let (begins, begun) = oneshot::channel();
         let service = self.clone();
         let answer = async move {
-            let embedded = span.instrument(service.embed_inputs(request, begins)).await;
-            match embedded {
+            let spent = SpentEnergy::default();
+            let embed = service.embed_inputs(request, begins, &spent);
+            match span.instrument(embed).await {
                 Ok(embeddings) => {
                     span.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
                     Ok(embeddings.into())
                 }
                 Err(error) => {
                     span.record_error(error.kind());
-                    Err(status::from_error(error))
+                    Err(spent.report_in(status::from_error(error)))
                 }
             }
         };
@@ -278,7 +294,7 @@ impl Inference for InferenceService {
 mod tests {
     use super::*;
     use async_trait::async_trait;
-    use flotilla_core::generate::EmbedInput;
+    use flotilla_core::generate::{ChoiceDelta, EmbedInput, GenerateEvent, GenerateInput};
     use flotilla_engine::{GenerateEvents, LoadedModel};
     use futures::{FutureExt, stream};
 
@@ -296,6 +312,70 @@ mod tests {
         async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
             std::future::pending().await
         }
+    }
+
+    /// A model whose answers break off.
+    struct Breaking;
+
+    #[async_trait]
+    impl LoadedModel for Breaking {
+        async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+            let delta = ChoiceDelta {
+                content: "a".into(),
+                ..ChoiceDelta::default()
+            };
+            let computed = stream::iter([
+                Ok(GenerateEvent::Computed(Duration::from_millis(1))),
+                Ok(GenerateEvent::Delta(delta)),
+            ]);
+            let broken = async {
+                // Time is energy, as there is no meter.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                Err(RequestError::Engine("broken".into()))
+            };
+            Ok(computed.chain(stream::once(broken)).boxed())
+        }
+
+        async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+            Err(RequestError::Engine("broken".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn error_says_what_the_request_has_taken() {
+        let model = ModelName::new("m").unwrap();
+        let served = serve(Arc::new(Breaking), 2, 2);
+        let service = InferenceService::new(
+            serving_table(&model, &served),
+            &Telemetry::disabled(),
+            NodeName::new("n").unwrap(),
+            BlobReader::new(std::path::Path::new("/nowhere")),
+        );
+        for (stream, choices) in [(true, 1), (true, 2), (false, 1)] {
+            let request = GenerateRequest {
+                stream,
+                choices,
+                ..GenerateRequest::new(model.clone(), GenerateInput::Text("hi".into()))
+            };
+            let message = v1::GenerateRequest::from(&request);
+            let answered = service.generate(Request::new(message)).await;
+            let status = match answered {
+                Ok(response) => {
+                    let messages: Vec<_> = response.into_inner().collect().await;
+                    messages.into_iter().find_map(Result::err).unwrap()
+                }
+                Err(status) => status,
+            };
+            let energy = status::energy(&status).expect("energy");
+            assert!(energy.joules.0 > 0.0, "{stream} {choices}");
+        }
+        let unknown = GenerateRequest::new(
+            ModelName::new("other").unwrap(),
+            GenerateInput::Text("hi".into()),
+        );
+        let message = v1::GenerateRequest::from(&unknown);
+        let refused = service.generate(Request::new(message)).await.err().unwrap();
+        assert_eq!(status::energy(&refused), None);
     }
 
     #[tokio::test]
@@ -319,7 +399,8 @@ mod tests {
             };
             let (begins, mut begun) = oneshot::channel();
             let computing = served.clone().admit(QueueKey::default(), None).await;
-            let mut embeddings = Box::pin(service.embed_inputs(request, begins));
+            let spent = SpentEnergy::default();
+            let mut embeddings = Box::pin(service.embed_inputs(request, begins, &spent));
             assert!((&mut embeddings).now_or_never().is_none());
             assert!(begun.try_recv().is_err(), "it waits for its turn");
             drop(computing);

@@ -92,7 +92,12 @@ impl Stream for AnswerStream {
         }
         Poll::Ready(match ready!(self.responses.poll_next_unpin(cx)) {
             Some(Ok(response)) => Some(answer_messages::events(response)),
-            Some(Err(status)) => Some(Err(status::to_error(&status, &self.source.model))),
+            Some(Err(status)) => {
+                if let Some(energy) = status::energy(&status) {
+                    self.usage.count_reported_energy(energy);
+                }
+                Some(Err(status::to_error(&status, &self.source.model)))
+            }
             None => None,
         })
     }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Instant;
 
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::v1::{self, GenerateRequest};
 use flotilla_proto::{answer_messages, status};
@@ -22,6 +23,8 @@ use crate::{ReplicaView, TransportError};
 pub(crate) struct AttemptError {
     pub(crate) error: RequestError,
     pub(crate) reached: NodeReached,
+    /// What the node has computed for it nevertheless. `None`: nothing, or the node cannot say.
+    pub(crate) energy: Option<EnergyUsage>,
 }
 
 /// How far a request that failed came.
@@ -41,6 +44,7 @@ impl From<RequestError> for AttemptError {
         Self {
             error,
             reached: NodeReached::Answered,
+            energy: None,
         }
     }
 }
@@ -155,6 +159,9 @@ impl Attempt<'_> {
 
     /// Accounts for an error of the replica or of the connection to it.
     fn record_refusal(&mut self, failed: AttemptError) -> AttemptError {
+        if let Some(energy) = failed.energy {
+            self.usage.count_reported_energy(energy);
+        }
         if failed.error.is_replica_fault() {
             self.usage.record_failure(&failed.error);
         } else {
@@ -188,6 +195,7 @@ fn status_error(status: &tonic::Status, model: &str) -> AttemptError {
         } else {
             NodeReached::Answered
         },
+        energy: status::energy(status),
     }
 }
 
@@ -212,6 +220,7 @@ fn attempt_error(error: TransportError, replica: &ReplicaView, model: &str) -> A
                 replica.node
             )),
             reached: NodeReached::No,
+            energy: None,
         },
         TransportError::Status(status) => status_error(&status, model),
     }

@@ -139,7 +139,7 @@ impl<'a> PlanExecution<'a> {
     pub(crate) fn record_failure(
         &mut self,
         replica: &ReplicaView,
-        AttemptError { error, reached }: AttemptError,
+        AttemptError { error, reached, .. }: AttemptError,
     ) -> Result<(), RequestError> {
         let model = self.model().clone();
         let kind = error.kind();

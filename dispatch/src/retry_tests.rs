@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
 use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{MAX_FAILED_ATTEMPTS, RejectReason};
+use flotilla_core::{Joules, ModelName};
 use flotilla_gateway::{Backend, BackendError};
 
 use crate::test_fleet::{Reply, TestFleet, TestReplica};
@@ -128,6 +128,30 @@ async fn upstream_server_that_cannot_be_reached_uses_the_budget_and_opens_the_br
     // Each request is sent once; of the ten tokens for retries six were left.
     let retries = fleet.requests("lost") - MAX_FAILED_ATTEMPTS - 20;
     assert!(retries <= 7, "{retries}");
+}
+
+#[tokio::test]
+async fn failed_attempts_are_charged_once_what_their_nodes_have_measured() {
+    let replicas = [
+        replica("m", "a", Reply::FailAfter(Joules(2.5))),
+        replica("m", "b", Reply::FailAfter(Joules(4.0))),
+        replica("refused", "c", unavailable(None)),
+    ];
+    let fleet = TestFleet::start(&replicas, Vec::new());
+    let outcome = async |model: &str| {
+        let error = send(&fleet, model).await.unwrap_err();
+        let id = error.decision_id.unwrap();
+        let record = fleet.dispatcher.decisions().get(&id).unwrap();
+        record.outcome.unwrap()
+    };
+    let failed = outcome("m").await;
+    let attempts = [fleet.requests("a"), fleet.requests("b")];
+    let joules = 2.5 * attempts[0] as f32 + 4.0 * attempts[1] as f32;
+    assert!(joules > 0.0, "{attempts:?}");
+    assert_eq!(failed.joules, Some(Joules(joules)), "{attempts:?}");
+    assert_eq!(failed.joules_source.unwrap().as_str(), "nvml");
+    let refused = outcome("refused").await;
+    assert_eq!(refused.joules.unwrap_or_default(), Joules(0.0));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flotilla_core::energy::PowerRange;
+use flotilla_core::energy::{EnergySource, EnergyUsage, PowerRange};
 use flotilla_core::estimate::{ComputeTime, ServedRequest};
 use flotilla_core::generate::{
     ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, TokenLogprob, Usage,
@@ -14,7 +14,7 @@ use flotilla_core::generate::{
 use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::spec::{Model, ModelSpec, RouterSpec, Task, TaskSpec};
-use flotilla_core::{ModelName, ModelRevision, NodeName, TaskName, Watts, ZoneName};
+use flotilla_core::{Joules, ModelName, ModelRevision, NodeName, TaskName, Watts, ZoneName};
 use flotilla_gateway::Readiness;
 use flotilla_proto::{status, v1};
 use flotilla_telemetry::Telemetry;
@@ -41,6 +41,8 @@ pub(crate) enum Reply {
     AnswerAfter(Duration),
     /// It answers with an error.
     Fail(RequestError),
+    /// It fails after it has spent so many joules.
+    FailAfter(Joules),
     /// It is not connected.
     NotConnected,
     /// Its connection is lost.
@@ -64,6 +66,12 @@ impl FakeTransport {
                 Ok(1.0)
             }
             Reply::Fail(error) => Err(TransportError::Status(status::from_error(error.clone()))),
+            Reply::FailAfter(joules) => {
+                let mut status = status::from_error(RequestError::Engine("broken".into()));
+                let energy = EnergyUsage::new(*joules, EnergySource::Nvml.into());
+                status::set_energy(&mut status, energy);
+                Err(TransportError::Status(status))
+            }
             Reply::NotConnected => Err(TransportError::NotConnected),
             Reply::LoseConnection => {
                 let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);

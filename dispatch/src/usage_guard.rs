@@ -16,8 +16,8 @@ pub(crate) struct UsageGuard {
     context: Arc<RequestContext>,
     node: NodeName,
     zone: Option<ZoneName>,
-    /// Whether the energy has been counted.
-    counted: bool,
+    /// The energy that has been counted. `None`: none has.
+    counted: Option<EnergyUsage>,
     /// Whether the replica has begun to answer, and so certainly computes the request.
     computing: bool,
 }
@@ -34,7 +34,7 @@ impl UsageGuard {
             context,
             node: replica.node.clone(),
             zone: replica.zone.clone(),
-            counted: false,
+            counted: None,
             computing: false,
         }
     }
@@ -56,8 +56,16 @@ impl UsageGuard {
         self.count(energy)
     }
 
-    /// Counts the energy so far of a request that is abandoned, and returns it.
+    /// Counts the energy that the node says a request has taken that failed there.
+    pub(crate) fn count_reported_energy(&mut self, energy: EnergyUsage) {
+        self.count(energy);
+    }
+
+    /// Counts the energy so far of a request that is abandoned, unless it was counted before, and returns it.
     pub(crate) fn count_energy_so_far(&mut self) -> EnergyUsage {
+        if let Some(counted) = self.counted {
+            return counted;
+        }
         let energy = self.load.energy_so_far();
         self.count(energy)
     }
@@ -67,23 +75,25 @@ impl UsageGuard {
         self.load.record_failure(error);
     }
 
-    /// Records that the replica refused the request. A refusal costs no energy.
+    /// Records that the replica refused the request. A refusal costs no energy but what the replica says.
     pub(crate) fn record_refusal(&mut self, error: &RequestError) {
-        self.counted = true;
+        self.counted.get_or_insert_default();
         self.load.record_failure(error);
     }
 
     fn count(&mut self, energy: EnergyUsage) -> EnergyUsage {
-        self.counted = true;
-        self.context
-            .add_energy(&self.node, self.zone.as_ref(), energy)
+        let energy = self
+            .context
+            .add_energy(&self.node, self.zone.as_ref(), energy);
+        self.counted = Some(energy);
+        energy
     }
 }
 
 impl Drop for UsageGuard {
     fn drop(&mut self) {
         // A request that may only have waited in the replica's queue took no energy.
-        if !self.counted && (self.computing || self.load.had_free_slot()) {
+        if self.counted.is_none() && (self.computing || self.load.had_free_slot()) {
             self.count_energy_so_far();
         }
     }

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
+use flotilla_core::Joules;
+use flotilla_core::energy::{EnergySources, EnergyUsage};
 use flotilla_core::generate::RequestError;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -15,6 +17,10 @@ const TOO_LARGE: &str = "flotilla-too-large";
 const UNREACHABLE: &str = "flotilla-upstream-unreachable";
 /// Metadata key of the time after which to retry, in milliseconds.
 const RETRY_AFTER_MS: &str = "flotilla-retry-after-ms";
+
+/// Metadata keys of the energy that a failed request has taken: joules, and the bit set of their sources.
+const JOULES: &str = "flotilla-joules";
+const JOULES_SOURCES: &str = "flotilla-joules-sources";
 
 /// How long a client waits where a node refuses a call for their number.
 const REFUSED_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -62,6 +68,26 @@ pub fn from_error(error: RequestError) -> Status {
         }
     };
     Status::with_metadata(code, message, metadata)
+}
+
+/// Adds the energy that a request has taken to the status with which it fails.
+pub fn set_energy(status: &mut Status, energy: EnergyUsage) {
+    let metadata = status.metadata_mut();
+    if let Ok(joules) = energy.joules.0.to_string().parse() {
+        metadata.insert(JOULES, joules);
+        metadata.insert(JOULES_SOURCES, energy.sources.bits().into());
+    }
+}
+
+/// Returns the energy that a failed request has taken on its node. `None` if the node has not computed it, or if it is not
+/// the node that says so.
+#[must_use]
+pub fn energy(status: &Status) -> Option<EnergyUsage> {
+    let text = |key| status.metadata().get(key)?.to_str().ok();
+    let joules: f32 = text(JOULES)?.parse().ok()?;
+    let sources = text(JOULES_SOURCES)?.parse().ok()?;
+    let is_valid = joules.is_finite() && joules >= 0.0;
+    is_valid.then(|| EnergyUsage::new(Joules(joules), EnergySources::from_bits(sources)))
 }
 
 /// Converts a status to the error it was made from. A status that the transport created, not the
@@ -278,6 +304,18 @@ mod tests {
         ] {
             assert_eq!(to_error(&from_error(error.clone()), "m"), error);
         }
+    }
+
+    #[test]
+    fn energy_of_a_failed_request_travels_with_its_error() {
+        let mut status = from_error(RequestError::Engine("broken".into()));
+        assert_eq!(energy(&status), None);
+        let spent = EnergyUsage::new(Joules(1.5), EnergySources::ESTIMATE);
+        set_energy(&mut status, spent);
+        assert_eq!(energy(&status), Some(spent));
+        let nonsense = EnergyUsage::new(Joules(f32::NAN), EnergySources::ESTIMATE);
+        set_energy(&mut status, nonsense);
+        assert_eq!(energy(&status), None);
     }
 
     #[test]

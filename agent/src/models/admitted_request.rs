@@ -9,8 +9,8 @@ use flotilla_core::generate::{AnswerTiming, EmbedRequest, Embeddings, RequestErr
 
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::ServedModel;
 use super::admission_queue::{Permit, SplitRequest};
+use super::{ServedModel, SpentEnergy};
 use crate::energy_accounting::LedgerEntry;
 
 /// How a request ended.
@@ -43,6 +43,7 @@ pub struct AdmittedRequest {
     started: Instant,
     permit: Permit,
     energy: LedgerEntry,
+    spent: SpentEnergy,
 }
 
 /// A request with several turns, of which the first has been admitted. Dropping it counts how the request
@@ -51,6 +52,7 @@ pub(crate) struct AdmittedSplit {
     served: Arc<ServedModel>,
     split: Arc<SplitRequest>,
     end: RequestEnd,
+    spent: SpentEnergy,
 }
 
 impl ServedModel {
@@ -65,12 +67,31 @@ impl ServedModel {
         queue_key: QueueKey,
         deadline: Option<Duration>,
     ) -> Result<AdmittedRequest, RequestError> {
+        let spent = SpentEnergy::default();
+        self.admit_charging(queue_key, deadline, spent).await
+    }
+
+    /// Admits as [`Self::admit`] does. What the request takes is added to `spent`.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub(crate) async fn admit_charging(
+        self: Arc<Self>,
+        queue_key: QueueKey,
+        deadline: Option<Duration>,
+        spent: SpentEnergy,
+    ) -> Result<AdmittedRequest, RequestError> {
         let permit = self.acquire(queue_key, deadline).await?;
-        Ok(AdmittedRequest::new(self, permit, TurnPosition::Only))
+        Ok(AdmittedRequest::new(
+            self,
+            permit,
+            TurnPosition::Only,
+            spent,
+        ))
     }
 
     /// Waits as [`Self::admit`] does, for a request that has several turns. Returns its first turn, and the
-    /// request, which admits the others.
+    /// request, which admits the others. What they take is added to `spent`.
     ///
     /// # Errors
     /// As [`Self::admit`].
@@ -78,14 +99,16 @@ impl ServedModel {
         self: Arc<Self>,
         queue_key: QueueKey,
         deadline: Option<Duration>,
+        spent: SpentEnergy,
     ) -> Result<(AdmittedRequest, AdmittedSplit), RequestError> {
         let mut permit = self.acquire(queue_key, deadline).await?;
         let split = AdmittedSplit {
             split: Arc::new(permit.split(queue_key)),
             served: self.clone(),
             end: RequestEnd::Cancelled,
+            spent: spent.clone(),
         };
-        let first = AdmittedRequest::new(self, permit, TurnPosition::First);
+        let first = AdmittedRequest::new(self, permit, TurnPosition::First, spent);
         Ok((first, split))
     }
 
@@ -115,9 +138,15 @@ impl AdmittedSplit {
         deadline: Option<Duration>,
     ) -> impl Future<Output = Result<AdmittedRequest, RequestError>> + Send + use<> {
         let (served, split) = (self.served.clone(), self.split.clone());
+        let spent = self.spent.clone();
         async move {
             let permit = split.acquire(deadline).await?;
-            Ok(AdmittedRequest::new(served, permit, TurnPosition::Later))
+            Ok(AdmittedRequest::new(
+                served,
+                permit,
+                TurnPosition::Later,
+                spent,
+            ))
         }
     }
 
@@ -158,7 +187,12 @@ impl ServedModel {
 }
 
 impl AdmittedRequest {
-    fn new(served: Arc<ServedModel>, permit: Permit, turn: TurnPosition) -> Self {
+    fn new(
+        served: Arc<ServedModel>,
+        permit: Permit,
+        turn: TurnPosition,
+        spent: SpentEnergy,
+    ) -> Self {
         if turn != TurnPosition::Later {
             served.live_counters().add_request();
         }
@@ -169,6 +203,7 @@ impl AdmittedRequest {
             end: RequestEnd::Cancelled,
             started: Instant::now(),
             permit,
+            spent,
         }
     }
 
@@ -208,13 +243,15 @@ impl AdmittedRequest {
         self.energy.record_computed(time);
     }
 
-    /// Records that the request failed.
+    /// Records that the request failed, with what it has taken.
     pub(super) fn mark_failed(&mut self, error: &RequestError) {
         self.end = RequestEnd::Failed;
         // A request with several turns counts once.
         if self.turn == TurnPosition::Only {
             self.served.count_fault(error);
         }
+        // The error is sent before this is dropped.
+        self.end_accounting();
     }
 
     /// Ends a generation and completes its usage with timing and energy. `counted` output tokens were
@@ -267,6 +304,7 @@ impl AdmittedRequest {
     fn end_accounting(&mut self) -> EnergyUsage {
         let usage = self.energy.settle();
         self.served.live_counters().add_energy(usage);
+        self.spent.add(usage);
         usage
     }
 }
@@ -276,7 +314,7 @@ impl Drop for AdmittedRequest {
         if self.turn == TurnPosition::Only {
             self.served.count_end(self.end);
         }
-        if self.end != RequestEnd::Complete {
+        if self.end == RequestEnd::Cancelled {
             // The energy was spent although there is no answer.
             self.end_accounting();
         }

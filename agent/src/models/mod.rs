@@ -29,6 +29,7 @@ mod reconcile;
 mod restarts;
 mod served_model;
 mod serving_table;
+mod spent_energy;
 mod status_message;
 mod tracked_events;
 
@@ -45,5 +46,6 @@ pub use served_model::ServedModel;
 #[cfg(test)]
 pub(crate) use served_model::tests::{serve, serving_table};
 pub use serving_table::ServingTable;
+pub(crate) use spent_energy::SpentEnergy;
 pub use tracked_events::TrackedEvents;
 pub(crate) use tracked_events::record_usage;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{SplitAnswer, embed_in_turns};
-use crate::models::{ServedModel, serve};
+use crate::models::{ServedModel, SpentEnergy, serve};
 
 /// A model that answers with the seed, and embeds a text as its length. Each turn needs a permit of the
 /// test.
@@ -124,7 +124,10 @@ async fn choices(
     );
     request.choices = choices;
     request.sampling.seed = Some(40);
-    let admitted = served.clone().admit_first_turn(key(1), None).await?;
+    let admitted = served
+        .clone()
+        .admit_first_turn(key(1), None, SpentEnergy::default())
+        .await?;
     SplitAnswer::new(
         served.clone(),
         admitted,
@@ -219,7 +222,10 @@ async fn other_client_waits_for_one_input_of_two_thousand() {
     let heavy = tokio::spawn({
         let served = served.clone();
         async move {
-            let admitted = served.clone().admit_first_turn(key(1), None).await?;
+            let admitted = served
+                .clone()
+                .admit_first_turn(key(1), None, SpentEnergy::default())
+                .await?;
             let request = embed_request((0..2_000).map(|n| n.to_string()));
             embed_in_turns(admitted, 1, request, None).await
         }
@@ -257,7 +263,10 @@ async fn other_client_waits_for_one_input_of_two_thousand() {
 #[tokio::test]
 async fn waiting_turn_ends_the_request_at_its_deadline() {
     let served = serve(Stepwise::new(0), 1, 0);
-    let admitted = served.clone().admit_first_turn(key(1), None).await;
+    let admitted = served
+        .clone()
+        .admit_first_turn(key(1), None, SpentEnergy::default())
+        .await;
     let request = embed_request(["a".to_owned(), "b".to_owned()].into_iter());
     let deadline = Instant::now() + Duration::from_millis(5);
     let late = embed_in_turns(admitted.unwrap(), 1, request, Some(deadline)).await;
