@@ -81,6 +81,7 @@ impl Agent {
         let power = config.node.power;
         let controllers = Arc::new(LinkedControllers::default());
         let blobs = BlobReader::new(&config.data_dir);
+        let kernel_cache = config.data_dir.join("cuda-cache");
         let settings = ArtifactSettings {
             dir: config.data_dir,
             fetch_rate: config.fetch_rate,
@@ -97,18 +98,19 @@ impl Agent {
             .unwrap_or_else(|| EnergyAccounting::start_on_this_machine(power, 1));
         let manager_config = ModelManagerConfig {
             memory: node.memory(),
+            gpus: node.gpus(),
             drain_timeout: config.drain_timeout,
             metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
-        let runners = RunnerEngine::new(config.runner, inventory::cores() as usize)
-            .with_device_memory(node.memory().device.is_some());
+        let runner = config.runner.with_kernel_cache(kernel_cache);
+        let runners = RunnerEngine::new(runner, inventory::cores() as usize);
         let engines = Engines::new(runners, config.simulated_slowdown)?;
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
         node_metrics::register_disk(&telemetry.meter(), &artifacts);
         let statuses = manager.statuses();
-        node_metrics::register_device_memory(&telemetry.meter(), node.memory(), &statuses);
+        node_metrics::register_device_memory(&telemetry.meter(), node.gpu_memory(), &statuses);
         let (desired_state, desired_models) =
             DesiredStateReceiver::new(data_dir, config.adopt_fleet)?;
         let drain = CancellationToken::new();

@@ -2,10 +2,11 @@
 
 use flotilla_core::Bytes;
 use flotilla_core::energy::PowerRange;
-use flotilla_proto::v1::Inventory;
+use flotilla_proto::v1::{self, Inventory};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use crate::power::{Gpus, Nvidia};
+use crate::power::{Gpu, Gpus, Nvidia};
+use crate::runners::VISIBLE_DEVICES;
 
 /// Share of the machine's memory that models get by default. The rest is for the operating system
 /// and for running requests.
@@ -79,10 +80,10 @@ fn detect_with(
         memory_bytes: memory.map_or(machine.memory_for_models(), |bytes| bytes.0),
         cores: machine.cores,
         cpu: machine.cpu,
-        device_memory_bytes: device_memory(&accelerators, load_gpus).0,
+        gpus: usable_gpus(&accelerators, load_gpus),
         accelerators,
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        power: Some(flotilla_proto::v1::PowerRange {
+        power: Some(v1::PowerRange {
             idle_watts: power.idle.0,
             max_watts: power.max.0,
             configured: power.configured,
@@ -90,22 +91,46 @@ fn detect_with(
     }
 }
 
-/// Returns the memory for models of the largest GPU that the engines can use: a model must fit on one. Zero
-/// if there is none. Apple's GPUs share the memory of the machine.
-fn device_memory(accelerators: &[String], load_gpus: impl FnOnce() -> Box<dyn Gpus>) -> Bytes {
+/// Returns the GPUs with memory of their own that the engines can use, with their memory for models: those that
+/// `CUDA_VISIBLE_DEVICES` allows. Apple's GPUs share the memory of the machine.
+fn usable_gpus(accelerators: &[String], load_gpus: impl FnOnce() -> Box<dyn Gpus>) -> Vec<v1::Gpu> {
     if !accelerators.iter().any(|name| name == "cuda") {
-        return Bytes(0);
+        return Vec::new();
     }
     let gpus = load_gpus();
-    let list = gpus.list();
-    let memory = list.iter().filter_map(|gpu| gpus.memory_bytes(&gpu.uuid));
-    let Some(largest) = memory.max() else {
+    let allowed = std::env::var(VISIBLE_DEVICES).ok();
+    let list = visible_gpus(gpus.list(), allowed.as_deref());
+    let with_memory = list.into_iter().filter_map(|gpu| {
+        let memory = gpus.memory_bytes(&gpu.uuid)? as f64;
+        Some(v1::Gpu {
+            memory_bytes: (memory * DEVICE_MEMORY_SHARE) as u64,
+            uuid: gpu.uuid,
+            name: gpu.name,
+        })
+    });
+    let usable: Vec<_> = with_memory.collect();
+    if usable.is_empty() {
         tracing::warn!(
             "the memory of the GPU cannot be read, so that models on it count against the node's memory: run `nvidia-smi` for details"
         );
-        return Bytes(0);
+    }
+    usable
+}
+
+/// Returns the GPUs that a value of `CUDA_VISIBLE_DEVICES` allows: their indices, or the beginnings of their UUIDs. As for
+/// CUDA, nothing counts after the first entry that names none. `None` allows all.
+fn visible_gpus(gpus: Vec<Gpu>, allowed: Option<&str>) -> Vec<Gpu> {
+    let Some(allowed) = allowed else {
+        return gpus;
     };
-    Bytes((largest as f64 * DEVICE_MEMORY_SHARE) as u64)
+    let find = |entry: &str| match entry.trim() {
+        "" => None,
+        entry => match entry.parse::<usize>() {
+            Ok(index) => gpus.get(index),
+            Err(_) => gpus.iter().find(|gpu| gpu.uuid.starts_with(entry)),
+        },
+    };
+    allowed.split(',').map_while(find).cloned().collect()
 }
 
 /// The number of cores of this machine, at least 1.
@@ -177,11 +202,33 @@ mod tests {
                 ..FakeGpu::one(None, None)
             };
             let inventory = detect_with(None, None, accelerators.collect(), || Box::new(gpu));
-            inventory.device_memory_bytes
+            let gpus = inventory.gpus.into_iter();
+            gpus.map(|gpu| (gpu.uuid, gpu.memory_bytes))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(detect(&["cpu", "cuda"], Some(1_000)), 900);
-        assert_eq!(detect(&["cpu", "cuda"], None), 0);
-        assert_eq!(detect(&["cpu", "metal"], Some(1_000)), 0);
-        assert_eq!(detect(&["cpu"], Some(1_000)), 0);
+        assert_eq!(
+            detect(&["cpu", "cuda"], Some(1_000)),
+            [("GPU-1".into(), 900)]
+        );
+        assert_eq!(detect(&["cpu", "cuda"], None), []);
+        assert_eq!(detect(&["cpu", "metal"], Some(1_000)), []);
+        assert_eq!(detect(&["cpu"], Some(1_000)), []);
+    }
+
+    #[test]
+    fn gpus_are_those_that_the_operator_allows() {
+        let visible = |allowed| {
+            let gpus = ["GPU-aa", "GPU-ab", "GPU-b"].map(|uuid| Gpu {
+                uuid: uuid.into(),
+                name: "Fake".into(),
+            });
+            let visible = visible_gpus(gpus.into(), allowed);
+            visible.into_iter().map(|gpu| gpu.uuid).collect::<Vec<_>>()
+        };
+        assert_eq!(visible(None), ["GPU-aa", "GPU-ab", "GPU-b"]);
+        assert_eq!(visible(Some("2, 0")), ["GPU-b", "GPU-aa"]);
+        assert_eq!(visible(Some("GPU-b,GPU-a")), ["GPU-b", "GPU-aa"]);
+        assert_eq!(visible(Some("1,7,0")), ["GPU-ab"]);
+        assert!(visible(Some("")).is_empty() && visible(Some("-1")).is_empty());
     }
 }

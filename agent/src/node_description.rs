@@ -1,6 +1,7 @@
 //! The static description of this node, with which it joins a fleet.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
@@ -8,7 +9,8 @@ use flotilla_proto::v1::{self, Inventory, JoinRequest};
 
 use crate::config::NodeConfig;
 use crate::inventory;
-use crate::models::NodeMemory;
+use crate::models::{NodeGpus, NodeMemory};
+use crate::power::Nvidia;
 
 /// Everything that controllers know about a node before it reports its status.
 pub(crate) struct NodeDescription {
@@ -53,11 +55,30 @@ impl NodeDescription {
 
     /// Memory for models.
     pub(crate) fn memory(&self) -> NodeMemory {
-        let device = self.inventory.device_memory_bytes;
+        let gpus = self.inventory.gpus.iter();
         NodeMemory {
             host: Bytes(self.inventory.memory_bytes),
-            device: Some(Bytes(device)).filter(|_| device > 0),
+            gpus: gpus.map(|gpu| Bytes(gpu.memory_bytes)).collect(),
         }
+    }
+
+    /// The GPUs, for the models on them.
+    pub(crate) fn gpus(&self) -> NodeGpus {
+        let gpus = self.inventory.gpus.iter();
+        let accelerators = self.inventory.accelerators.iter();
+        NodeGpus {
+            uuids: gpus.map(|gpu| gpu.uuid.clone()).collect(),
+            has_accelerator: accelerators.filter(|name| *name != "cpu").count() > 0
+                || cfg!(any(feature = "vulkan", feature = "rocm")),
+            access: Arc::new(Nvidia::load()),
+        }
+    }
+
+    /// The UUIDs of the GPUs with memory of their own, and the memory for models of each.
+    pub(crate) fn gpu_memory(&self) -> Vec<(String, Bytes)> {
+        let gpus = self.inventory.gpus.iter();
+        gpus.map(|gpu| (gpu.uuid.clone(), Bytes(gpu.memory_bytes)))
+            .collect()
     }
 
     /// Converts the description to the message with which the node joins a fleet. `fleet_id` is the fleet

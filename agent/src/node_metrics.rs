@@ -1,8 +1,8 @@
 //! The metrics that are read when metrics are exported: the counters of the models, and the node's
 //! energy, condition, disk space and device memory.
 
-use flotilla_core::NodeName;
 use flotilla_core::energy::EnergySources;
+use flotilla_core::{Bytes, NodeName};
 use flotilla_proto::v1::ModelCounters;
 use flotilla_telemetry::KeyValue;
 use flotilla_telemetry::instruments::{RecordValue, observe_amounts, observe_counts};
@@ -11,8 +11,8 @@ use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
 use crate::artifacts::ArtifactStore;
 use crate::energy_accounting::{ComponentReading, EnergyAccounting, NodeReading};
-use crate::models::{ModelStatuses, NodeMemory, ServingTable};
-use crate::power::ComponentKind;
+use crate::models::{ModelStatuses, ServingTable};
+use crate::power::{ComponentKind, NVML_CHANNEL};
 use crate::request_metrics::model_attribute;
 
 /// An attribute value, and the counter that is exported with it.
@@ -66,23 +66,37 @@ pub(crate) fn register_disk(meter: &Meter, artifacts: &ArtifactStore) {
     });
 }
 
-/// Registers the memory of the node's accelerator, if it has one.
-pub(crate) fn register_device_memory(meter: &Meter, memory: NodeMemory, statuses: &ModelStatuses) {
-    let Some(budget) = memory.device else {
+/// Registers the memory of the node's GPUs, by their UUIDs.
+pub(crate) fn register_device_memory(
+    meter: &Meter,
+    gpus: Vec<(String, Bytes)>,
+    statuses: &ModelStatuses,
+) {
+    if gpus.is_empty() {
         return;
+    }
+    let attribute = |uuid: &str| {
+        // As the channel that meters its energy.
+        [KeyValue::new(attr::HW_ID, format!("{NVML_CHANNEL}{uuid}"))]
     };
-    let statuses = statuses.clone();
+    let (statuses, budgets) = (statuses.clone(), gpus.clone());
     observe_counts(meter, &names::DEVICE_MEMORY_USED, move |record| {
         let models = statuses.now();
         let replacements = models
             .iter()
             .filter_map(|model| model.replacement.as_deref());
-        let all = models.iter().chain(replacements);
-        let on_device = all.filter(|model| model.on_device);
-        record(on_device.map(|model| model.memory_bytes).sum(), &[]);
+        let all: Vec<_> = models.iter().chain(replacements).collect();
+        for (index, (uuid, _)) in (0_u32..).zip(&gpus) {
+            let here = all.iter().filter(|model| model.on_device);
+            let here = here.filter(|model| model.gpu == Some(index));
+            let used = here.map(|model| model.memory_bytes).sum();
+            record(used, &attribute(uuid));
+        }
     });
     observe_counts(meter, &names::DEVICE_MEMORY_BUDGET, move |record| {
-        record(budget.0, &[]);
+        for (uuid, budget) in &budgets {
+            record(budget.0, &attribute(uuid));
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
 use crate::args::{DescribableKind, DescribeArgs};
 use crate::client::FleetClient;
 use crate::output;
-use crate::resource_text::{device_memory, disk, node_state};
+use crate::resource_text::{disk, gpu_memory, node_state};
 
 /// Maximum number of a task's examples that are printed.
 const MAX_EXAMPLES: usize = 5;
@@ -178,6 +178,13 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     let spec = &node.spec;
+    let gpus = spec.gpus.iter().enumerate();
+    let gpus: Vec<_> = gpus
+        .map(|(index, gpu)| {
+            let memory = gpu_memory(node, index);
+            format!("{index}: {}, {memory} for models, {}", gpu.name, gpu.uuid)
+        })
+        .collect();
     let mut text = output::fields(&[
         ("Node", node.metadata.name.clone()),
         ("State", node_state(node)),
@@ -191,7 +198,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
                 .unwrap_or_default(),
         ),
         ("Memory for models", spec.memory.to_string()),
-        ("Device memory", device_memory(node).unwrap_or_default()),
+        ("GPUs", gpus.join("\n")),
         ("Disk for models", disk(node)),
         ("Accelerators", join(&spec.accelerators)),
         ("CPU", format!("{} × {}", spec.cores, spec.cpu)),
@@ -203,7 +210,10 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         vec![
             model.name.clone(),
             model.phase.clone(),
-            model.memory.to_string(),
+            match model.gpu {
+                Some(gpu) => format!("{} on GPU {gpu}", model.memory),
+                None => model.memory.to_string(),
+            },
             counters.active.to_string(),
             counters.queued.to_string(),
             counters.requests.to_string(),

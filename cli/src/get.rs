@@ -203,7 +203,7 @@ fn controllers(controllers: &[ControllerResource]) -> String {
 /// Returns the table of nodes. It has a column for the memory of accelerators if a node has one.
 pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
     const DEVICE_MEMORY: usize = 3;
-    let has_devices = nodes.iter().any(|node| node.spec.device_memory.is_some());
+    let has_devices = nodes.iter().any(|node| !node.spec.gpus.is_empty());
     let rows = nodes.iter().map(|node| {
         let models: Vec<_> = node.status.models.iter().map(|m| m.name.as_str()).collect();
         let active: u32 = node.status.models.iter().map(|m| m.counters.active).sum();
@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    fn node(name: &str, device: Value) -> NodeResource {
+    fn node(name: &str, gpus: &[u64]) -> NodeResource {
         let model = |name: &str, on_device: bool| {
             json!({
                 "name": name, "phase": "Ready", "memory": 1_u64 << 30, "onDevice": on_device,
@@ -300,13 +300,18 @@ mod tests {
                 },
             })
         };
+        let has_gpu = !gpus.is_empty();
+        let gpus = gpus
+            .iter()
+            .map(|memory| json!({"uuid": "GPU-1", "name": "Fake", "memory": memory}));
+        let gpus: Vec<Value> = gpus.collect();
         let node = json!({
             "apiVersion": "flotilla.dev/v1", "kind": "Node", "metadata": {"name": name},
             "spec": {
-                "memory": 8_u64 << 30, "deviceMemory": device, "cores": 4, "cpu": "N100",
+                "memory": 8_u64 << 30, "gpus": gpus, "cores": 4, "cpu": "N100",
                 "platform": "x86_64-linux", "version": "0.1.0",
             },
-            "status": {"phase": "Ready", "models": [model("a", !device.is_null()), model("b", false)]},
+            "status": {"phase": "Ready", "models": [model("a", has_gpu), model("b", false)]},
         });
         serde_json::from_value(node).unwrap()
     }
@@ -341,11 +346,16 @@ mod tests {
 
     #[test]
     fn memory_of_accelerators_is_shown_where_a_node_has_one() {
-        let plain = node("n1", Value::Null);
+        let plain = node("n1", &[]);
         assert!(!nodes(std::slice::from_ref(&plain)).contains("DEVICE"));
-        let table = nodes(&[plain, node("n2", json!(22_u64 << 30))]);
+        let table = nodes(&[
+            plain,
+            node("n2", &[22 << 30]),
+            node("n3", &[22 << 30, 10 << 30]),
+        ]);
         let lines: Vec<&str> = table.lines().collect();
         assert!(lines[0].contains("DEVICE MEMORY"), "{table}");
-        assert!(lines[2].contains("1.0 GiB of 22.0 GiB"), "{table}");
+        assert!(lines[2].contains("1.0 GiB of 22.0 GiB "), "{table}");
+        assert!(lines[3].contains("1.0 GiB of 32.0 GiB (2 GPUs)"), "{table}");
     }
 }

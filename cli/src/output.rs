@@ -28,7 +28,10 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     fields
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{:<width$}  {value}\n", format!("{name}:")))
+        .map(|(name, value)| {
+            let value = value.replace('\n', &format!("\n{:width$}  ", ""));
+            format!("{:<width$}  {value}\n", format!("{name}:"))
+        })
         .collect()
 }
 

@@ -1,6 +1,6 @@
 //! Short texts about resources that several commands print.
 
-use flotilla_controller::admin::NodeResource;
+use flotilla_controller::admin::{ModelOnNode, NodeResource};
 use flotilla_core::Bytes;
 use flotilla_core::spec::AbstainRule;
 
@@ -20,20 +20,43 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
     state
 }
 
-/// Returns the memory of the models on a node, including revisions that are about to replace others: that
-/// of the node's accelerator if `on_device`, otherwise that of the node itself.
-pub(crate) fn used_memory(node: &NodeResource, on_device: bool) -> Bytes {
+/// Returns the memory of those models on a node, including revisions that are about to replace others, for which `counts`
+/// is true.
+fn sum_memory(node: &NodeResource, counts: impl Fn(&ModelOnNode) -> bool) -> Bytes {
     let models = node.status.models.iter();
     let all = models.flat_map(|model| [Some(model), model.replacement.as_deref()]);
-    let used = all.flatten().filter(|model| model.on_device == on_device);
+    let used = all.flatten().filter(|model| counts(model));
     Bytes(used.fold(0, |sum, model| sum.saturating_add(model.memory.0)))
 }
 
-/// Returns the memory that models take of a node's accelerator, of that which there is for them. `None`: the
-/// node has none of its own.
+/// Returns the memory that models take of the node itself.
+pub(crate) fn used_memory(node: &NodeResource) -> Bytes {
+    sum_memory(node, |model| !model.on_device)
+}
+
+/// Returns the memory that models take of the GPU at an index, of that which there is for them.
+pub(crate) fn gpu_memory(node: &NodeResource, index: usize) -> String {
+    let is_there =
+        |model: &ModelOnNode| model.on_device && model.gpu.unwrap_or_default() as usize == index;
+    let gpu = node.spec.gpus.get(index);
+    let budget = gpu.map(|gpu| gpu.memory).unwrap_or_default();
+    format!("{} of {budget}", sum_memory(node, is_there))
+}
+
+/// Returns the memory that models take of a node's GPUs, of that which there is for them, and how many GPUs these are if
+/// they are several. `None`: the node has none with memory of its own.
 pub(crate) fn device_memory(node: &NodeResource) -> Option<String> {
-    let budget = node.spec.device_memory?;
-    Some(format!("{} of {budget}", used_memory(node, true)))
+    let gpus = &node.spec.gpus;
+    let budget = Bytes(
+        gpus.iter()
+            .fold(0, |sum, gpu| sum.saturating_add(gpu.memory.0)),
+    );
+    let used = sum_memory(node, |model| model.on_device);
+    match gpus.len() {
+        0 => None,
+        1 => Some(format!("{used} of {budget}")),
+        count => Some(format!("{used} of {budget} ({count} GPUs)")),
+    }
 }
 
 /// Returns the disk space that files of models take on a node, of the space that there is for them.

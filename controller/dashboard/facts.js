@@ -2,18 +2,24 @@
 
 const sum = (list, value) => list.reduce((total, item) => total + value(item), 0);
 
-const memoryOf = (node, onDevice) => {
+const memoryOf = (node, counts) => {
   const models = node.status.models.flatMap((model) => [model, model.replacement ?? []].flat());
-  return sum(models, (model) => ((model.onDevice ?? false) === onDevice ? model.memory : 0));
+  return sum(models, (model) => (counts(model) ? model.memory : 0));
 };
 
-/** Memory of the models on a node in bytes, with that of revisions that are being loaded, without that of its accelerator. */
-export const memoryUsed = (node) => memoryOf(node, false);
+/** Memory of the models on a node in bytes, with that of revisions that are being loaded, without that of its GPUs. */
+export const memoryUsed = (node) => memoryOf(node, (model) => !model.onDevice);
 
-/** Memory of a node's accelerator in bytes: what models take, and what there is for them. `null` if it has none of its own. */
+/** The node's GPUs with memory of their own: `name`, and in bytes what models take (`used`) and what there is (`budget`). */
+export function gpus(node) {
+  const used = (index) => memoryOf(node, (model) => model.onDevice && (model.gpu ?? 0) === index);
+  return (node.spec.gpus ?? []).map(({ name, memory }, index) => ({ name, used: used(index), budget: memory }));
+}
+
+/** Memory of all of a node's GPUs in bytes: what models take, and what there is for them. `null` if it has none. */
 export function deviceMemory(node) {
-  const budget = node.spec.deviceMemory;
-  return budget === undefined ? null : { used: memoryOf(node, true), budget };
+  const all = gpus(node);
+  return all.length > 0 ? { used: sum(all, (gpu) => gpu.used), budget: sum(all, (gpu) => gpu.budget) } : null;
 }
 
 export const load = (node) => ({

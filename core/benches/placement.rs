@@ -106,7 +106,7 @@ impl Fleet {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: node.memory,
-            device_memory: None,
+            gpus: Vec::new(),
             disk: None,
             labels: &node.labels,
             taints: &node.taints,
@@ -135,6 +135,7 @@ impl Fleet {
             model: &assignment.model,
             readiness: ReplicaReadiness::Ready(ModelRevision(1)),
             outdated: false,
+            gpu: None,
             idle_for: Some(Duration::from_secs(1)),
         });
         PlacementProblem {

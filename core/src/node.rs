@@ -15,14 +15,9 @@ pub struct NodeSpec {
     /// The disk space for the files of models. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Bytes>,
-    /// The memory for models of the node's largest accelerator. `None`: the node has no accelerator, or one
-    /// that shares the memory of the node.
-    #[serde(
-        default,
-        rename = "deviceMemory",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub device_memory: Option<Bytes>,
+    /// The GPUs that have memory of their own. A model is on one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<NodeGpu>,
     /// The devices that the node's engines compute on.
     #[serde(default)]
     pub accelerators: Vec<Accelerator>,
@@ -43,6 +38,17 @@ pub struct NodeSpec {
     /// The power draw. `None`: the agent is too old to report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerRange>,
+}
+
+/// A GPU with memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeGpu {
+    /// The unique id that its driver gives it.
+    pub uuid: String,
+    /// The name of its kind.
+    pub name: String,
+    /// The memory available to models.
+    pub memory: Bytes,
 }
 
 impl NodeSpec {

@@ -28,6 +28,8 @@ pub type LoadProgress = Arc<dyn Fn(&str, f32) + Send + Sync>;
 pub struct LoadControl {
     /// Cancelled once the model is not wanted any more.
     pub cancelled: CancellationToken,
+    /// What computes the model, for an engine that has several to choose from.
+    pub device: ComputeDevice,
     stuck: Arc<SetOnce<StuckProcess>>,
 }
 
@@ -37,8 +39,15 @@ impl LoadControl {
     pub fn new(cancelled: CancellationToken) -> Self {
         Self {
             cancelled,
+            device: ComputeDevice::default(),
             stuck: Arc::default(),
         }
+    }
+
+    /// Has this device compute the model.
+    #[must_use]
+    pub fn on(self, device: ComputeDevice) -> Self {
+        Self { device, ..self }
     }
 
     /// Reports that the process of the load cannot be ended. The first report counts.

@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod file_reading;
 mod files;
+mod gpu_context;
 #[cfg(feature = "llama")]
 mod llama;
 mod local;

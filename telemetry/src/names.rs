@@ -210,8 +210,8 @@ metrics! {
     BATTERY_CHARGE = "hw.battery.charge", Gauge, Agent, "1", [HW_ID], &[], "Charge of the battery of the node, from 0 to 1.";
     DISK_USED = "flotilla.node.disk.used", Gauge, Agent, "By", [], &[], "Disk space that files of models take on the node.";
     DISK_BUDGET = "flotilla.node.disk.budget", Gauge, Agent, "By", [], &[], "Disk space that there is for files of models on the node.";
-    DEVICE_MEMORY_USED = "flotilla.node.device_memory.used", Gauge, Agent, "By", [], &[], "Memory of the node's accelerator that models take.";
-    DEVICE_MEMORY_BUDGET = "flotilla.node.device_memory.budget", Gauge, Agent, "By", [], &[], "Memory for models of the node's accelerator.";
+    DEVICE_MEMORY_USED = "flotilla.node.device_memory.used", Gauge, Agent, "By", [HW_ID], &[], "Memory of a GPU that models take.";
+    DEVICE_MEMORY_BUDGET = "flotilla.node.device_memory.budget", Gauge, Agent, "By", [HW_ID], &[], "Memory of a GPU that there is for models.";
     ON_BATTERY = "flotilla.node.on_battery", Gauge, Agent, "1", [], &[], "Whether the node runs on its battery.";
 }
 

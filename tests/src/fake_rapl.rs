@@ -32,6 +32,9 @@ impl Gpus for NoGpus {
     fn memory_bytes(&self, _uuid: &str) -> Option<u64> {
         None
     }
+    fn process_memory(&self, _uuid: &str, _process: u32) -> Option<u64> {
+        None
+    }
     fn is_thermally_throttled(&self, _uuid: &str) -> bool {
         false
     }

@@ -20,7 +20,7 @@ use flotilla_core::{Bytes, ModelName, ModelRevision};
 use flotilla_engine::{LoadError, StuckProcess};
 
 use super::live_counters::LiveCounters;
-use super::memory_budget::InstanceMemory;
+use super::memory_budget::{InstanceMemory, MemoryPool};
 use super::restarts::Restarts;
 use super::{InstanceError, ServedModel};
 use crate::artifacts::ArtifactError;
@@ -38,8 +38,10 @@ pub(super) struct ModelInstance {
     pub(super) files: Option<Manifest>,
     /// What an adapter runs in. `None`: it is no adapter.
     pub(super) base: Option<Base>,
-    /// Whether it takes memory of the node's accelerator.
+    /// Whether it takes memory of one of the node's GPUs.
     pub(super) on_device: bool,
+    /// The GPU, once one was chosen for it.
+    pub(super) gpu: Option<u32>,
     pub(super) role: InstanceRole,
     pub(super) phase: InstancePhase,
     /// What its requests have done.
@@ -410,9 +412,17 @@ impl ModelInstance {
     pub(super) fn memory(&self) -> InstanceMemory {
         InstanceMemory {
             bytes: self.phase.memory(),
-            on_device: self.on_device,
+            pool: self.pool(),
             // Nobody knows when a process ends that cannot be ended.
             is_leaving: self.phase.is_leaving() && self.stuck.is_none(),
+        }
+    }
+
+    /// What it takes its memory of. Before a GPU was chosen for it, it takes none.
+    pub(super) fn pool(&self) -> MemoryPool {
+        match self.gpu.filter(|_| self.on_device) {
+            Some(gpu) => MemoryPool::Gpu(gpu),
+            None => MemoryPool::Host,
         }
     }
 

@@ -15,9 +15,10 @@ use tracing::Instrument;
 
 use super::InstanceError;
 use super::instance::{CheckResult, InstanceEvent, InstanceId, ModelInstance, RetireReason};
+use super::memory_budget::MemoryPool;
 use super::memory_usage::charged_memory;
 use super::served_model::CUT_TIME;
-use super::{ModelStatuses, ServedModel};
+use super::{ModelStatuses, NodeGpus, ServedModel};
 use crate::artifacts::ArtifactStore;
 use crate::engines::Engines;
 use crate::request_metrics::RequestMetrics;
@@ -32,6 +33,7 @@ pub(super) struct InstanceTasks {
     /// Where the progress of fetches and loads is reported.
     statuses: ModelStatuses,
     metrics: RequestMetrics,
+    gpus: NodeGpus,
     /// See [`AgentConfig::drain_timeout`](crate::AgentConfig::drain_timeout).
     drain_timeout: Duration,
     running: JoinSet<InstanceEvent>,
@@ -64,6 +66,7 @@ impl InstanceTasks {
             artifacts,
             statuses,
             metrics: config.metrics.clone(),
+            gpus: config.gpus.clone(),
             drain_timeout: config.drain_timeout,
             running: JoinSet::new(),
             instances: HashMap::new(),
@@ -123,7 +126,8 @@ impl InstanceTasks {
         let metrics = self.metrics.for_model(&instance.model);
         let counters = instance.counters.clone();
         let (engines, id) = (self.engines.clone(), instance.id);
-        let control = LoadControl::new(self.stop.child_token());
+        let device = self.gpus.device(&model.spec, instance.pool());
+        let control = LoadControl::new(self.stop.child_token()).on(device);
         self.loads.insert(id, control.cancelled.clone());
         let end = self.process_end(id);
         let base = instance.attached_base().cloned();
@@ -179,7 +183,7 @@ impl InstanceTasks {
         self.watches.insert(id, task);
     }
 
-    /// Measures the memory of an instance that is charged this much, unless it is being measured. Its adapters take
+    /// Measures the memory of an instance that is charged this much of a pool, unless it is being measured. Its adapters take
     /// `adapters` of what its process has. Reports
     /// [`InstanceEvent::MemoryMeasured`] if the charge changes. Nobody waits for the end: for a process that hangs in the
     /// kernel, the kernel lets those hang who read its memory.
@@ -189,15 +193,24 @@ impl InstanceTasks {
         charged: Bytes,
         adapters: Bytes,
         served: &Arc<ServedModel>,
+        pool: MemoryPool,
     ) {
         self.measurements
             .retain(|_, running| !running.is_finished());
-        if served.model.process_id().is_none() || self.measurements.contains_key(&id) {
+        let process = served.model.process_id();
+        let Some(process) = process.filter(|_| !self.measurements.contains_key(&id)) else {
             return;
-        }
+        };
         let (served, reports) = (served.clone(), self.reports.clone());
+        let gpus = self.gpus.clone();
         let measurement = task::spawn_blocking(move || {
-            let usage = served.memory_usage(adapters);
+            let usage = match pool {
+                MemoryPool::Host => served.memory_usage(adapters),
+                // What its process takes of the node is memory of the node.
+                MemoryPool::Gpu(gpu) => gpus
+                    .process_memory(gpu, process)
+                    .map(|memory| served.gpu_memory_usage(memory, adapters)),
+            };
             if let Some(memory) = usage.and_then(|usage| charged_memory(charged, usage)) {
                 // It fails only after the manager has ended.
                 let _ = reports.send((id, InstanceEvent::MemoryMeasured(memory)));

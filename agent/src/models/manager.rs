@@ -22,11 +22,11 @@ use super::instance::{
     RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
-use super::memory_budget::{InstanceMemory, MemoryBudget, MemoryDecision, NodeMemory};
+use super::memory_budget::{self, InstanceMemory, MemoryDecision, MemoryPool, NodeMemory};
 use super::reconcile::{ReconcileStep, next_step};
 use super::restarts::Restarts;
 use super::status_message::status_message;
-use super::{DesiredModel, DesiredModels, InstanceError, ModelStatuses, ServingTable};
+use super::{DesiredModel, DesiredModels, InstanceError, ModelStatuses, NodeGpus, ServingTable};
 use crate::artifacts::ArtifactStore;
 use crate::engines::Engines;
 use crate::request_metrics::RequestMetrics;
@@ -38,6 +38,8 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct ModelManagerConfig {
     /// Memory for all models together.
     pub(crate) memory: NodeMemory,
+    /// The GPUs whose memory that is.
+    pub(crate) gpus: NodeGpus,
     /// How long requests may take to finish when their model has to leave.
     pub(crate) drain_timeout: Duration,
     /// Where requests are recorded.
@@ -238,7 +240,7 @@ impl ModelManager {
             self.handle(id, InstanceEvent::StartFailed(process.into()));
             return;
         }
-        let on_device = instance.is_some_and(|instance| instance.on_device);
+        let pools = instance.map_or_else(Vec::new, |instance| self.usable_pools(instance));
         let memory = |instance: &ModelInstance| {
             let memory = instance.memory();
             InstanceMemory {
@@ -248,26 +250,46 @@ impl ModelManager {
                 ..memory
             }
         };
-        let budget = MemoryBudget::new(self.memory, on_device, self.instances.values().map(memory));
+        let instances: Vec<_> = self.instances.values().map(memory).collect();
         let replaceable = match role {
             InstanceRole::Next => self
                 .instance(model, InstanceRole::Current)
-                .filter(|current| current.on_device == on_device)
-                .map(|current| current.phase.memory()),
+                .map(ModelInstance::memory),
             InstanceRole::Current | InstanceRole::Retired => None,
         };
-        match budget.decide(needed, replaceable) {
-            MemoryDecision::Load => self.apply(id, InstanceEvent::MemoryReserved),
+        let decided = memory_budget::decide(&self.memory, &pools, &instances, needed, replaceable);
+        let (decision, pool) = decided;
+        match decision {
+            MemoryDecision::Load => {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.gpu = pool.gpu();
+                }
+                self.apply(id, InstanceEvent::MemoryReserved);
+            }
             MemoryDecision::Wait => {}
             MemoryDecision::ReplaceFirst => self.stop_current(model),
             MemoryDecision::Refuse { free } => {
-                let error = match on_device {
-                    true => InstanceError::DeviceMemory { needed, free },
-                    false => InstanceError::Memory { needed, free },
+                let error = match pool {
+                    MemoryPool::Gpu(_) => InstanceError::DeviceMemory { needed, free },
+                    MemoryPool::Host => InstanceError::Memory { needed, free },
                 };
                 self.handle(id, InstanceEvent::StartFailed(error));
             }
         }
+    }
+
+    /// What an instance may take its memory of. An adapter is where its base is.
+    fn usable_pools(&self, instance: &ModelInstance) -> Vec<MemoryPool> {
+        if !instance.on_device {
+            return vec![MemoryPool::Host];
+        }
+        if let Some(gpu) = instance.gpu.filter(|_| instance.base.is_some()) {
+            return vec![MemoryPool::Gpu(gpu)];
+        }
+        let gpus = 0..self.memory.gpus.len();
+        gpus.filter_map(|gpu| u32::try_from(gpu).ok())
+            .map(MemoryPool::Gpu)
+            .collect()
     }
 
     fn add_instance(&mut self, desired: &DesiredModel, role: InstanceRole) -> InstanceId {
@@ -281,7 +303,8 @@ impl ModelManager {
             revision: desired.revision,
             files: desired.files.clone(),
             base: spec.and_then(|spec| spec.base.clone()).map(Base::new),
-            on_device: self.memory.device.is_some() && uses_accelerator,
+            on_device: !self.memory.gpus.is_empty() && uses_accelerator,
+            gpu: None,
             role,
             phase: InstancePhase::Waiting,
             counters: Arc::default(),
@@ -402,12 +425,11 @@ impl ModelManager {
     /// Finds out what the models really take, in order to charge them that.
     fn measure_memory(&mut self) {
         for instance in self.instances.values() {
-            // What its process takes is memory of the node.
-            if let InstancePhase::Ready { memory, served } = &instance.phase
-                && !instance.on_device
-            {
+            if let InstancePhase::Ready { memory, served } = &instance.phase {
                 let adapters = self.adapter_memory(served);
-                self.tasks.measure(instance.id, *memory, adapters, served);
+                let pool = instance.pool();
+                self.tasks
+                    .measure(instance.id, *memory, adapters, served, pool);
             }
         }
     }

@@ -25,6 +25,7 @@ mod manager;
 mod memory_budget;
 mod memory_usage;
 mod model_status;
+mod node_gpus;
 mod reconcile;
 mod restarts;
 mod served_model;
@@ -41,6 +42,7 @@ use instance_error::InstanceError;
 pub(crate) use manager::{ModelManager, ModelManagerConfig};
 pub(crate) use memory_budget::NodeMemory;
 pub(crate) use model_status::ModelStatuses;
+pub(crate) use node_gpus::NodeGpus;
 pub(crate) use served_model::CUT_TIME;
 pub use served_model::ServedModel;
 #[cfg(test)]

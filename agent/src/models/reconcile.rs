@@ -86,6 +86,7 @@ mod tests {
             files: None,
             base: None,
             on_device: false,
+            gpu: None,
             role: InstanceRole::Current,
             phase,
             counters: Default::default(),

@@ -143,6 +143,15 @@ impl ServedModel {
         })
     }
 
+    /// What the model's process takes of a GPU, of all that it takes there, without its `adapters`. The engine takes it when
+    /// it loads the model, whatever requests fill.
+    pub(super) fn gpu_memory_usage(&self, memory: Bytes, adapters: Bytes) -> MemoryUsage {
+        MemoryUsage {
+            peak: memory.saturating_sub(adapters),
+            has_filled_context: true,
+        }
+    }
+
     /// What is wrong with the model's files.
     pub(super) fn file_warnings(&self) -> &[String] {
         &self.defaults.files().warnings

@@ -34,6 +34,7 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         revision: instance.revision.0,
         memory_bytes: instance.phase.memory().0,
         on_device: instance.on_device,
+        gpu: instance.gpu,
         ..ModelStatus::default()
     };
     let phase = match &instance.phase {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
@@ -43,6 +44,8 @@ pub trait Gpus: Send + Sync {
     fn power_milliwatts(&self, uuid: &str) -> Option<u32>;
     /// Returns the size of the GPU's memory. `None` if the GPU cannot be read.
     fn memory_bytes(&self, uuid: &str) -> Option<u64>;
+    /// Returns the memory that a process takes of the GPU. `None` if that cannot be read.
+    fn process_memory(&self, uuid: &str, process: u32) -> Option<u64>;
     /// Returns whether the GPU's clocks are lowered because of heat.
     fn is_thermally_throttled(&self, uuid: &str) -> bool;
     /// Returns what a user can do if there may be GPUs that cannot be read.
@@ -119,6 +122,15 @@ impl Gpus for Nvidia {
     fn memory_bytes(&self, uuid: &str) -> Option<u64> {
         self.query(uuid, |gpu| gpu.memory_info())
             .map(|memory| memory.total)
+    }
+
+    fn process_memory(&self, uuid: &str, process: u32) -> Option<u64> {
+        let processes = self.query(uuid, |gpu| gpu.running_compute_processes())?;
+        let own = processes.into_iter().find(|other| other.pid == process)?;
+        match own.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => Some(bytes),
+            UsedGpuMemory::Unavailable => None,
+        }
     }
 
     fn is_thermally_throttled(&self, uuid: &str) -> bool {
@@ -254,6 +266,10 @@ pub(crate) mod fake {
 
         fn memory_bytes(&self, _: &str) -> Option<u64> {
             self.memory
+        }
+
+        fn process_memory(&self, _: &str, _: u32) -> Option<u64> {
+            None
         }
 
         fn is_thermally_throttled(&self, _: &str) -> bool {

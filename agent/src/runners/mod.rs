@@ -26,7 +26,8 @@ use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::{Model, ModelSpec};
 use flotilla_engine::{
-    EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel, LocalEngine, ProcessEnd,
+    ComputeDevice, EndCause, Engine, LoadControl, LoadError, LoadProgress, LoadedModel,
+    LocalEngine, ProcessEnd,
 };
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1;
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 
 pub use self::runner_command::RunnerCommand;
 use self::runner_command::RunnerSettings;
+pub(crate) use self::runner_command::VISIBLE_DEVICES;
 use self::runner_model::{RunnerModel, load_error};
 use self::runner_process::RunnerProcess;
 
@@ -48,8 +50,6 @@ pub struct RunnerEngine {
     command: RunnerCommand,
     /// The number of threads that a runner computes with.
     threads: usize,
-    /// Whether the node's accelerator has memory of its own.
-    has_device_memory: bool,
     /// One permit for each load that may run at once.
     loads: Semaphore,
     /// Estimates what a model will take; it loads nothing here.
@@ -63,26 +63,21 @@ impl RunnerEngine {
         Self {
             command,
             threads,
-            has_device_memory: false,
             loads: Semaphore::new(LOADS_AT_ONCE),
             estimator: LocalEngine::default(),
         }
     }
 
-    /// Sets whether the node's accelerator has memory of its own.
-    #[must_use]
-    pub fn with_device_memory(self, has_device_memory: bool) -> Self {
-        Self {
-            has_device_memory,
-            ..self
-        }
-    }
-
-    async fn start_runner(&self, model: &Model) -> Result<StartedRunner, ProcessEnd> {
+    async fn start_runner(
+        &self,
+        model: &Model,
+        device: ComputeDevice,
+    ) -> Result<StartedRunner, ProcessEnd> {
         let settings = RunnerSettings {
             model: model.name().to_string(),
-            memory_limit: memory_limit(&model.spec, self.has_device_memory),
+            memory_limit: memory_limit(&model.spec, &device),
             threads: self.threads,
+            device,
         };
         let not_started = |error: &dyn std::fmt::Display| ProcessEnd {
             cause: EndCause::NotStarted(error.to_string()),
@@ -103,8 +98,8 @@ impl RunnerEngine {
 
 /// Returns the limit of the node's memory for the runner of a model. `spec.memory` says nothing about it where the
 /// model takes the memory of an accelerator.
-fn memory_limit(spec: &ModelSpec, has_device_memory: bool) -> Option<Bytes> {
-    let is_on_device = has_device_memory && spec.uses_accelerator();
+fn memory_limit(spec: &ModelSpec, device: &ComputeDevice) -> Option<Bytes> {
+    let is_on_device = matches!(device, ComputeDevice::Gpu(Some(_)));
     spec.runner_memory_limit().filter(|_| !is_on_device)
 }
 
@@ -170,7 +165,8 @@ impl Engine for RunnerEngine {
             permit = self.loads.acquire() => permit.map_err(|_| LoadError::Cancelled)?,
             () = control.cancelled.cancelled() => return Err(LoadError::Cancelled),
         };
-        let runner = self.start_runner(model).await?;
+        let device = control.device.clone();
+        let runner = self.start_runner(model, device.clone()).await?;
         let load = async {
             let loaded = tokio::select! {
                 loaded = runner.load(model, progress) => loaded,
@@ -195,6 +191,7 @@ impl Engine for RunnerEngine {
             runner.process,
             runner.channel,
             description,
+            device,
         )))
     }
 }
@@ -202,22 +199,19 @@ impl Engine for RunnerEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::spec::{Accelerator, EngineKind};
+    use flotilla_core::spec::EngineKind;
 
     #[test]
     fn memory_of_an_accelerator_is_no_limit_of_the_nodes_memory() {
         let memory = Some(Bytes(5));
-        let limit = |accelerator, has_device_memory| {
-            let spec = ModelSpec {
-                engine: EngineKind::Mistral,
-                memory,
-                accelerator,
-                ..ModelSpec::default()
-            };
-            memory_limit(&spec, has_device_memory)
+        let spec = ModelSpec {
+            engine: EngineKind::Mistral,
+            memory,
+            ..ModelSpec::default()
         };
-        assert_eq!(limit(None, true), None);
-        assert_eq!(limit(None, false), memory);
-        assert_eq!(limit(Some(Accelerator::Cpu), true), memory);
+        let limit = |device| memory_limit(&spec, &device);
+        assert_eq!(limit(ComputeDevice::Gpu(Some("GPU-a".into()))), None);
+        assert_eq!(limit(ComputeDevice::Gpu(None)), memory);
+        assert_eq!(limit(ComputeDevice::Processors), memory);
     }
 }

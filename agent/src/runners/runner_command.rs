@@ -6,9 +6,16 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use flotilla_core::Bytes;
+use flotilla_engine::ComputeDevice;
 
 /// How often a thread of OpenMP looks whether it may go on before it sleeps. See `docs/performance.md`.
 const SPIN_COUNT: &str = "300";
+
+/// The environment variable that says which GPUs CUDA shows to a process.
+pub(crate) const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
+/// The environment variable that says where CUDA's driver keeps compiled kernels.
+const KERNEL_CACHE: &str = "CUDA_CACHE_PATH";
 
 /// The environment variables that runners inherit by their exact names. Nothing is inherited that is not in one
 /// of the two lists: the agent's environment may have secrets.
@@ -61,6 +68,8 @@ pub struct RunnerCommand {
     program: PathBuf,
     /// The filter of the runners' logs, as of `--log`. Empty: their default.
     log_filter: String,
+    /// Where CUDA's driver keeps the kernels that it has compiled. `None`: where it keeps them by itself.
+    kernel_cache: Option<PathBuf>,
 }
 
 /// What one runner is started with.
@@ -72,6 +81,8 @@ pub(super) struct RunnerSettings {
     pub(super) memory_limit: Option<Bytes>,
     /// The number of threads that compute.
     pub(super) threads: usize,
+    /// What computes the model.
+    pub(super) device: ComputeDevice,
 }
 
 impl RunnerCommand {
@@ -81,6 +92,7 @@ impl RunnerCommand {
         Self {
             program,
             log_filter: String::new(),
+            kernel_cache: None,
         }
     }
 
@@ -106,6 +118,16 @@ impl RunnerCommand {
         }
     }
 
+    /// Has CUDA's driver keep the kernels that it compiles in this directory: compiling them takes up to half a minute, and
+    /// a service has no home directory where they would be kept.
+    #[must_use]
+    pub fn with_kernel_cache(self, directory: PathBuf) -> Self {
+        Self {
+            kernel_cache: Some(directory),
+            ..self
+        }
+    }
+
     /// Returns the command of one runner, without its standard streams.
     pub(super) fn command(&self, settings: &RunnerSettings) -> Command {
         let mut command = Command::new(&self.program);
@@ -120,6 +142,22 @@ impl RunnerCommand {
         // Signals of the terminal, such as Ctrl-C, are for the agent, which lets requests finish first.
         command.process_group(0);
         command.env_clear().envs(inherited(std::env::vars_os()));
+        if let Some(directory) = &self.kernel_cache
+            && std::env::var_os(KERNEL_CACHE).is_none()
+        {
+            command.env(KERNEL_CACHE, directory);
+        }
+        match &settings.device {
+            ComputeDevice::Gpu(Some(uuid)) => {
+                command.env(VISIBLE_DEVICES, uuid);
+            }
+            // What the agent itself is allowed.
+            ComputeDevice::Gpu(None) => {}
+            // Engines would open the GPUs they see, which takes memory there, and ask for what only they can.
+            ComputeDevice::Processors => {
+                command.env(VISIBLE_DEVICES, "");
+            }
+        }
         // The allocator reserves a gigabyte in advance, which a limit would count as taken.
         command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
         command.env("RAYON_NUM_THREADS", settings.threads.to_string());
@@ -193,6 +231,7 @@ mod tests {
             model: "intent".into(),
             memory_limit: Some(Bytes(5)),
             threads: 3,
+            device: ComputeDevice::Processors,
         };
         let command = RunnerCommand::new("/bin/flotilla".into())
             .with_log_filter("debug")
@@ -210,5 +249,24 @@ mod tests {
                 "debug"
             ]
         );
+    }
+
+    #[test]
+    fn runner_sees_the_gpu_of_its_model_alone() {
+        let visible = |device| {
+            let settings = RunnerSettings {
+                model: "m".into(),
+                memory_limit: None,
+                threads: 1,
+                device,
+            };
+            let command = RunnerCommand::new("/bin/flotilla".into()).command(&settings);
+            let mut variables = command.get_envs();
+            let found = variables.find(|(name, _)| *name == VISIBLE_DEVICES);
+            found.and_then(|(_, value)| value?.to_str().map(str::to_owned))
+        };
+        let second = ComputeDevice::Gpu(Some("GPU-b".into()));
+        assert_eq!(visible(second).as_deref(), Some("GPU-b"));
+        assert_eq!(visible(ComputeDevice::Processors).as_deref(), Some(""));
     }
 }

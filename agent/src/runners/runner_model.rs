@@ -11,7 +11,7 @@ use flotilla_core::generate::{
 };
 use flotilla_core::spec::Model;
 use flotilla_engine::runner::{ADAPTER_KEY, MAX_MESSAGE};
-use flotilla_engine::{GenerateEvents, LoadError, LoadedModel, StuckProcess};
+use flotilla_engine::{ComputeDevice, GenerateEvents, LoadError, LoadedModel, StuckProcess};
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::v1::load_adapter_response::Result as AdapterResult;
@@ -34,6 +34,8 @@ pub(super) struct RunnerModel {
     client: InferenceClient<LinkChannel>,
     runner: RunnerClient<LinkChannel>,
     description: v1::LoadedModel,
+    /// What computes the model.
+    device: ComputeDevice,
     /// The number of the adapter that this is. `None`: it is the runner's model, with which the process ends.
     adapter: Option<u64>,
     /// What the adapter takes of the process's memory.
@@ -47,6 +49,7 @@ impl RunnerModel {
         process: RunnerProcess,
         channel: LinkChannel,
         description: v1::LoadedModel,
+        device: ComputeDevice,
     ) -> Self {
         Self {
             process: Arc::new(process),
@@ -55,6 +58,7 @@ impl RunnerModel {
                 .max_encoding_message_size(MAX_MESSAGE),
             runner: RunnerClient::with_origin(channel, transport::origin()),
             description,
+            device,
             adapter: None,
             memory: Bytes(0),
             last_adapter: Arc::default(),
@@ -194,6 +198,10 @@ impl LoadedModel for RunnerModel {
 
     fn process_id(&self) -> Option<u32> {
         Some(self.process.id())
+    }
+
+    fn compute_device(&self) -> ComputeDevice {
+        self.device.clone()
     }
 
     async fn failing(&self) {

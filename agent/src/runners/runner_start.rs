@@ -102,6 +102,7 @@ fn warn_without_cgroup(settings: &RunnerSettings, error: &io::Error) {
 #[cfg(test)]
 mod tests {
     use flotilla_core::Bytes;
+    use flotilla_engine::ComputeDevice;
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -126,6 +127,7 @@ mod tests {
             model: "m".into(),
             memory_limit: limit,
             threads: 1,
+            device: ComputeDevice::Processors,
         };
         let arguments = async |cgroup| {
             let mut started = start_in(Some(cgroup), &command, &settings).await.unwrap();

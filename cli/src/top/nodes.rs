@@ -61,7 +61,7 @@ pub(super) fn columns<'a>() -> Vec<Column<NodeRow<'a>>> {
         Column::number("MEMORY", 17, memory)
             .drop_priority(3)
             .sort_by(|node| {
-                let fraction = used_memory(node, false).0 as f64 / node.spec.memory.0 as f64;
+                let fraction = used_memory(node).0 as f64 / node.spec.memory.0 as f64;
                 SortKey::number(Some(fraction).filter(|fraction| fraction.is_finite()))
             }),
         Column::number("POWER", 8, power)
@@ -143,7 +143,7 @@ pub(super) fn load(active: u32, queued: u32) -> Cell {
 }
 
 fn memory(node: &NodeRow<'_>) -> Cell {
-    let (used, total) = (used_memory(node, false), node.spec.memory);
+    let (used, total) = (used_memory(node), node.spec.memory);
     let is_nearly_full = used.0 as f64 > 0.9 * total.0 as f64;
     let tone = match is_nearly_full {
         true => Tone::Warning,

@@ -2,7 +2,7 @@
 
 import { html } from "../html.js";
 import { useStore } from "../hooks.js";
-import { deviceMemory, disk, load, memoryUsed, nodeState } from "../facts.js";
+import { disk, gpus, load, memoryUsed, nodeState } from "../facts.js";
 import { bytes, bytesOf, count, joules, ms, NONE, percent, si, watts } from "../format.js";
 import { Icon } from "../icons.js";
 import { Back, Bar, Empty, ESTIMATED, Facts, Labels, loadText, Measured, ModelLink, Panel, State } from "../parts.js";
@@ -43,7 +43,6 @@ function Machine({ node }) {
   const used = memoryUsed(node);
   const labels = metadata.labels ?? {};
   const space = disk(node);
-  const device = deviceMemory(node);
   return html`
     <${Panel} title="Machine">
       <p class="figure">${bytesOf(used, spec.memory)}</p>
@@ -51,7 +50,7 @@ function Machine({ node }) {
       <p class="scale"><span>memory for models</span><span>${bytes(Math.max(0, spec.memory - used))} free</span></p>
       <${Facts}
         entries=${[
-          ["Device memory for models", device && bytesOf(device.used, device.budget)],
+          ...gpus(node).map(({ name, used, budget }, index) => [`GPU ${index}`, `${name}, ${bytesOf(used, budget)} for models`]),
           ["Disk for files of models", space && bytesOf(space.used, space.budget)],
           ["Zone", spec.zone ?? "none"],
           ["Processor", `${spec.cpu}, ${spec.cores} cores`],

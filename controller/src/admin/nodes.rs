@@ -180,9 +180,12 @@ pub struct ModelOnNode {
     pub revision: String,
     /// Memory of the model. Zero while it is not known.
     pub memory: Bytes,
-    /// Whether `memory` is memory of the node's accelerator.
+    /// Whether `memory` is memory of one of the node's GPUs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_device: bool,
+    /// The GPU, by its place in the node's `spec.gpus`. `None`: it is on none, or none was chosen yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<u32>,
     /// Requests and tokens since the model was loaded.
     pub counters: CountersJson,
 }
@@ -381,6 +384,7 @@ impl From<&ModelStatus> for ModelOnNode {
             revision: ModelRevision(status.revision).to_string(),
             memory: Bytes(status.memory_bytes),
             on_device: status.on_device,
+            gpu: status.gpu,
             counters: status.counters.unwrap_or_default().into(),
         }
     }

@@ -29,7 +29,7 @@ impl NodeRecord {
             labels: BTreeMap::new(),
             spec: NodeSpec {
                 memory: flotilla_core::Bytes(1 << 30),
-                device_memory: None,
+                gpus: Vec::new(),
                 disk: None,
                 accelerators: Vec::new(),
                 taints: Vec::new(),

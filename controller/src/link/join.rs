@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use flotilla_core::energy::PowerRange;
-use flotilla_core::node::NodeSpec;
+use flotilla_core::node::{NodeGpu, NodeSpec};
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::{Inventory, JoinRequest};
@@ -179,7 +179,15 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
                 .collect(),
             zone,
             memory: Bytes(inventory.memory_bytes),
-            device_memory: Some(Bytes(inventory.device_memory_bytes)).filter(|memory| memory.0 > 0),
+            gpus: inventory
+                .gpus
+                .into_iter()
+                .map(|gpu| NodeGpu {
+                    uuid: gpu.uuid,
+                    name: gpu.name,
+                    memory: Bytes(gpu.memory_bytes),
+                })
+                .collect(),
             disk: Some(Bytes(inventory.disk_bytes)).filter(|disk| disk.0 > 0),
             // Accelerators that this version does not know are dropped: no model can require them.
             accelerators: inventory
@@ -205,7 +213,9 @@ fn check_texts(request: &JoinRequest) -> Result<(), Status> {
     let inventory = request.inventory.iter();
     let texts = inventory.flat_map(|inventory| {
         let texts = [&inventory.cpu, &inventory.platform];
-        texts.into_iter().chain(&inventory.accelerators)
+        let of_gpus = inventory.gpus.iter().flat_map(|gpu| [&gpu.uuid, &gpu.name]);
+        let texts = texts.into_iter().chain(&inventory.accelerators);
+        texts.chain(of_gpus)
     });
     let texts = texts.chain([
         &request.identity,
@@ -219,10 +229,8 @@ fn check_texts(request: &JoinRequest) -> Result<(), Status> {
         .iter()
         .flat_map(|taint| [&taint.key, &taint.value]);
     let mut texts = texts.chain(labels).chain(taints);
-    let accelerators = request
-        .inventory
-        .as_ref()
-        .map_or(0, |i| i.accelerators.len());
+    let inventory = request.inventory.as_ref();
+    let accelerators = inventory.map_or(0, |i| i.accelerators.len().max(i.gpus.len()));
     let counts = [request.labels.len(), request.taints.len(), accelerators];
     if texts.any(|text| text.len() > MAX_TEXT) || counts.iter().any(|count| *count > MAX_LABELS) {
         return Err(Status::invalid_argument(format!(
@@ -239,7 +247,10 @@ fn check_inventory(inventory: &Inventory) -> Result<(), Status> {
     // A range contains no NaN.
     let valid = watts.all(|watts| (0.0..=MAX_WATTS).contains(&watts))
         && inventory.memory_bytes <= MAX_BYTES
-        && inventory.device_memory_bytes <= MAX_BYTES
+        && inventory
+            .gpus
+            .iter()
+            .all(|gpu| gpu.memory_bytes <= MAX_BYTES)
         && inventory.disk_bytes <= MAX_BYTES
         && inventory.cores <= MAX_CORES;
     if valid {

@@ -16,7 +16,7 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     NodeCapacity {
         name: &node.name,
         memory: spec.memory,
-        device_memory: spec.device_memory,
+        gpus: spec.gpus.iter().map(|gpu| gpu.memory).collect(),
         disk: node.disk_budget(),
         labels: &node.record.labels,
         taints: &spec.taints,
@@ -43,10 +43,9 @@ pub(super) fn subtract_kept_memory(
         let model = view.models.get(name);
         let known = model.and_then(|model| model.memory.get(on_device));
         let memory = reported.max(known).unwrap_or_default();
-        match &mut capacity.device_memory {
-            Some(device) if on_device => {
-                *device = device.saturating_sub(memory);
-            }
+        let gpu = status.and_then(|status| status.gpu).unwrap_or_default();
+        match capacity.gpus.get_mut(gpu as usize) {
+            Some(gpu) if on_device => *gpu = gpu.saturating_sub(memory),
             _ => capacity.memory = capacity.memory.saturating_sub(memory),
         }
     }
@@ -83,20 +82,32 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
         return false;
     };
     let spec = &node.record.spec;
-    // The memory of its accelerator, for models that use it.
-    let device = |model: &ModelView| spec.device_memory.filter(|_| uses_accelerator(view, model));
-    let memory = device(model);
-    let Some(needed) = model.memory.get(memory.is_some()) else {
+    let on_gpu = |model: &ModelView| !spec.gpus.is_empty() && uses_accelerator(view, model);
+    let takes_gpu = on_gpu(model);
+    let Some(needed) = model.memory.get(takes_gpu) else {
         return false;
     };
-    let assigned = node
-        .assigned
-        .iter()
-        .filter_map(|name| view.models.get(name));
-    let sharing = assigned.filter(|other| device(other) == memory);
-    let used = sharing.filter_map(|other| other.memory.get(memory.is_some()));
-    let used: Bytes = used.sum();
-    used + needed <= memory.unwrap_or(spec.memory)
+    let report = node.report.load();
+    let assigned = node.assigned.iter();
+    let assigned = assigned.filter_map(|name| Some((name, view.models.get(name)?)));
+    let sharing: Vec<_> = assigned
+        .filter(|(_, other)| on_gpu(other) == takes_gpu)
+        .map(|(name, other)| {
+            let gpu = report.model(name).and_then(|status| status.gpu);
+            (gpu.unwrap_or_default(), other.memory.get(takes_gpu))
+        })
+        .collect();
+    let used = |gpu: Option<u32>| -> Bytes {
+        let here = sharing
+            .iter()
+            .filter(|(on, _)| gpu.is_none_or(|gpu| gpu == *on));
+        here.filter_map(|(_, memory)| *memory).sum()
+    };
+    if !takes_gpu {
+        return used(None) + needed <= spec.memory;
+    }
+    let mut gpus = (0..).zip(&spec.gpus);
+    gpus.any(|(index, gpu)| used(Some(index)) + needed <= gpu.memory)
 }
 
 /// Returns whether a model is computed on the accelerator of a node that has one. An adapter is where its base

@@ -179,6 +179,7 @@ impl ProblemInputs {
                     model: name,
                     readiness,
                     outdated: target_revision != Some(*revision),
+                    gpu: node.and_then(|node| gpu_of(node, name)),
                     idle_for: idle_node.and_then(|node| node.report.load().idle_time(name, now)),
                 }
             })
@@ -191,6 +192,7 @@ impl ProblemInputs {
                 model,
                 readiness: ReplicaReadiness::NotReady,
                 outdated: true,
+                gpu: gpu_of(node, model),
                 idle_for: None,
             })
         });
@@ -201,6 +203,12 @@ impl ProblemInputs {
         let all = of_models.chain(of_deleted_models);
         all.filter(understood).collect()
     }
+}
+
+/// Returns the GPU that a replica is on, as its node says.
+fn gpu_of(node: &NodeView, model: &ModelName) -> Option<usize> {
+    let report = node.report.load();
+    report.model(model)?.gpu.map(|gpu| gpu as usize)
 }
 
 /// Returns whether a replica answers, for the placement. One on a lost node may still serve, and serves

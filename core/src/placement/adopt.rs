@@ -27,6 +27,7 @@ pub(super) fn adopt_running(state: &mut PlacementState<'_>) {
         let Some(running) = running.get(model.name).filter(|_| missing > 0) else {
             continue;
         };
+        let base = state.links.placed_base(index);
         let best = BestPerformance::of(model);
         let used = nodes_with_replica(state, index);
         let mut candidates: Vec<_> = running
@@ -40,9 +41,13 @@ pub(super) fn adopt_running(state: &mut PlacementState<'_>) {
                     && !used.contains(&node)
                     && filter::violated_constraint(model, capacity).is_none()
                     && state.missing_base(index, node).is_none()
-                    && allocation.insufficient_memory(model).is_none();
+                    && allocation.insufficient_memory(model, base).is_none();
                 let is_cordoned = capacity.schedulability != Schedulability::Schedulable;
-                let rank = (is_cordoned, Reverse(score(model, best, allocation)), node);
+                let rank = (
+                    is_cordoned,
+                    Reverse(score(model, base, best, allocation)),
+                    node,
+                );
                 is_allowed.then_some((rank, replica.idle_for))
             })
             .collect();
@@ -55,6 +60,7 @@ pub(super) fn adopt_running(state: &mut PlacementState<'_>) {
                 // It answers, and counts in place of another only once it is assigned.
                 readiness: ReplicaReadiness::Unknown,
                 outdated: false,
+                gpu: None,
                 idle_for,
             };
             state.add(node, index, replica);

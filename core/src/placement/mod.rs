@@ -27,6 +27,7 @@
 mod adopt;
 mod bases;
 mod filter;
+mod memory_pool;
 mod placement_state;
 mod preempt;
 mod problem;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::bases::BaseLinks;
 use super::filter;
+use super::memory_pool::{FreeMemory, MemoryPool};
 use super::problem::{
-    CurrentReplica, DeliveredFiles, MemoryKind, ModelDemand, NodeCapacity, PlacementProblem,
-    Schedulability,
+    CurrentReplica, DeliveredFiles, ModelDemand, NodeCapacity, PlacementProblem, Schedulability,
 };
 use super::unschedulable::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
@@ -16,10 +16,8 @@ use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
 /// The memory, the files and the replicas of a node in the plan.
 pub(super) struct NodeAllocation<'a> {
     pub(super) capacity: &'a NodeCapacity<'a>,
-    /// The memory of the node that is free.
-    free_host: Bytes,
-    /// The memory of its accelerator that is free.
-    free_device: Bytes,
+    /// The memory that is free.
+    pub(super) free: FreeMemory,
     /// The files of the replicas, once for each replica.
     files: Vec<DeliveredFiles>,
     pub(super) replicas: u32,
@@ -76,8 +74,7 @@ impl<'a> PlacementState<'a> {
             .iter()
             .map(|capacity| NodeAllocation {
                 capacity,
-                free_host: capacity.memory_of(MemoryKind::Host),
-                free_device: capacity.memory_of(MemoryKind::Device),
+                free: FreeMemory::new(capacity.memory, &capacity.gpus),
                 files: Vec::new(),
                 replicas: 0,
                 linked: Vec::new(),
@@ -144,7 +141,8 @@ impl<'a> PlacementState<'a> {
             replicas.dedup_by_key(|planned| planned.node);
             for planned in replicas {
                 let node = &self.nodes[planned.node];
-                let fits = node.insufficient_memory(model).is_none();
+                let base = self.links.placed_base(index);
+                let fits = node.insufficient_memory(model, base).is_none();
                 // A node that failed to load the target revision may still serve an earlier one.
                 let may_stay = match filter::violated_constraint(model, node.capacity) {
                     None => true,
@@ -154,7 +152,7 @@ impl<'a> PlacementState<'a> {
                     Some(_) => false,
                 };
                 if fits && may_stay && self.missing_base(index, planned.node).is_none() {
-                    self.allocate(planned.node, index);
+                    self.allocate(planned.node, index, planned.replica.gpu);
                     self.replicas[index].push(planned);
                 }
             }
@@ -168,6 +166,7 @@ impl<'a> PlacementState<'a> {
             model: self.model(model_index).name,
             readiness: ReplicaReadiness::NotReady,
             outdated: false,
+            gpu: None,
             idle_for: Some(Duration::ZERO),
         };
         self.add(node, model_index, replica);
@@ -175,7 +174,7 @@ impl<'a> PlacementState<'a> {
 
     /// Adds a replica that is not assigned yet.
     pub(super) fn add(&mut self, node: usize, model_index: usize, replica: CurrentReplica<'a>) {
-        self.allocate(node, model_index);
+        self.allocate(node, model_index, replica.gpu);
         self.replicas[model_index].push(PlannedReplica {
             node,
             model: model_index,
@@ -197,13 +196,16 @@ impl<'a> PlacementState<'a> {
         }
     }
 
-    fn allocate(&mut self, node: usize, model_index: usize) {
+    /// Takes the memory of a replica: of the GPU where it is known to be, or else of the one that has the most free.
+    fn allocate(&mut self, node: usize, model_index: usize, gpu: Option<usize>) {
         let model = self.model(model_index);
+        let base = self.links.placed_base(model_index);
         let is_linked = self.links.is_linked(model_index);
         let node = &mut self.nodes[node];
-        let kind = model.memory_kind(node.capacity);
-        let free = node.free_mut(kind);
-        *free = free.saturating_sub(model.needed_memory(kind));
+        let known = gpu.filter(|gpu| model.uses_accelerator && *gpu < node.capacity.gpus.len());
+        let pool = known.map_or_else(|| node.best_pool(model, base), MemoryPool::Gpu);
+        let needed = model.needed_memory(pool);
+        node.free.take(pool, model_index, needed);
         node.files.extend(model.files);
         node.replicas += 1;
         node.linked.extend(is_linked.then_some(model_index));
@@ -212,9 +214,9 @@ impl<'a> PlacementState<'a> {
     fn release(&mut self, node: usize, model_index: usize) {
         let model = self.model(model_index);
         let node = &mut self.nodes[node];
-        let kind = model.memory_kind(node.capacity);
-        let free = node.free_mut(kind);
-        *free = *free + model.needed_memory(kind);
+        let pool = node.free.pool_of(model_index, model.uses_accelerator);
+        let needed = model.needed_memory(pool);
+        node.free.give_back(pool, model_index, needed);
         let position = node
             .files
             .iter()
@@ -295,27 +297,14 @@ impl<'a> PlacementState<'a> {
 }
 
 impl NodeAllocation<'_> {
-    /// Returns the free memory of a kind.
-    pub(super) fn free(&self, kind: MemoryKind) -> Bytes {
-        match kind {
-            MemoryKind::Host => self.free_host,
-            MemoryKind::Device => self.free_device,
-        }
-    }
-
-    fn free_mut(&mut self, kind: MemoryKind) -> &mut Bytes {
-        match kind {
-            MemoryKind::Host => &mut self.free_host,
-            MemoryKind::Device => &mut self.free_device,
-        }
-    }
-
-    /// Returns the reason if the node has too little memory or disk space for a replica of `model`.
+    /// Returns the reason if the node has too little memory or disk space for a replica of `model`, whose `base`, if it
+    /// is an adapter, has this index.
     pub(super) fn insufficient_resource(
         &self,
         model: &ModelDemand<'_>,
+        base: Option<usize>,
     ) -> Option<UnschedulableReason> {
-        self.insufficient_memory(model)
+        self.insufficient_memory(model, base)
             .or_else(|| self.insufficient_disk(model))
     }
 
@@ -342,21 +331,6 @@ impl NodeAllocation<'_> {
         (needed.size > free).then_some(UnschedulableReason::InsufficientDisk {
             needed: needed.size,
             free,
-        })
-    }
-
-    /// Returns the reason if the node, or its accelerator, has too little free memory for a replica of
-    /// `model`.
-    pub(super) fn insufficient_memory(
-        &self,
-        model: &ModelDemand<'_>,
-    ) -> Option<UnschedulableReason> {
-        let kind = model.memory_kind(self.capacity);
-        let needed = model.needed_memory(kind);
-        let free = self.free(kind);
-        (needed > free).then_some(match kind {
-            MemoryKind::Host => UnschedulableReason::InsufficientMemory { needed, free },
-            MemoryKind::Device => UnschedulableReason::InsufficientDeviceMemory { needed, free },
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::memory_pool::MemoryPool;
 use super::placement_state::{PlacementState, PlannedReplica};
 use crate::Bytes;
 
@@ -116,8 +117,8 @@ impl<'a> PreemptionVictims<'a> {
         best.map(|(_, node, victims)| (node, victims))
     }
 
-    /// Returns the victims that make room for a model on a node, and for how long the most recently used
-    /// one is idle. `None`: they would not suffice, or none is needed.
+    /// Returns the victims that make room for a model on a node at the smallest loss, and for how long the most recently
+    /// used one is idle. `None`: they would not suffice, or none is needed.
     fn find_on(
         &self,
         state: &PlacementState<'a>,
@@ -126,14 +127,38 @@ impl<'a> PreemptionVictims<'a> {
     ) -> Option<(Duration, Vec<PlannedReplica<'a>>)> {
         let model = state.model(model_index);
         let base = state.links.placed_base(model_index);
+        let pools = state.nodes[node].free.usable(model.uses_accelerator, base);
+        let found = pools
+            .into_iter()
+            .map(|pool| self.find_in(state, model_index, node, pool));
+        // The first of the best ones, since the others of the same loss are no better.
+        found
+            .flatten()
+            .reduce(|best, other| match other.0 > best.0 {
+                true => other,
+                false => best,
+            })
+    }
+
+    /// Returns the victims of [`Self::find_on`] that take memory of this pool.
+    fn find_in(
+        &self,
+        state: &PlacementState<'a>,
+        model_index: usize,
+        node: usize,
+        pool: MemoryPool,
+    ) -> Option<(Duration, Vec<PlannedReplica<'a>>)> {
+        let base = state.links.placed_base(model_index);
         let allocation = &state.nodes[node];
-        let kind = model.memory_kind(allocation.capacity);
-        let needed = model.needed_memory(kind);
-        let mut free = allocation.free(kind);
-        let memory_of = |victim: &PlannedReplica<'_>| {
-            let victim = state.model(victim.model);
-            match victim.memory_kind(allocation.capacity) {
-                same if same == kind => victim.needed_memory(kind),
+        let needed = state.model(model_index).needed_memory(pool);
+        let mut free = allocation.free.of(pool);
+        let memory_of = |planned: &PlannedReplica<'_>| {
+            let victim = state.model(planned.model);
+            match allocation
+                .free
+                .pool_of(planned.model, victim.uses_accelerator)
+            {
+                same if same == pool => victim.needed_memory(pool),
                 _ => Bytes(0),
             }
         };
@@ -157,7 +182,7 @@ impl<'a> PreemptionVictims<'a> {
             let is_victim = |victims: &[PlannedReplica<'_>], model: usize| {
                 victims.iter().any(|victim| victim.model == model)
             };
-            // Adapters without memory of this kind come along with their base.
+            // Adapters without memory of this pool come along with their base.
             let adapters = state.adapters_on(candidate.model, node);
             let others: Vec<_> = adapters
                 .filter(|adapter| !is_victim(&victims, adapter.model))

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::memory_pool::MemoryPool;
 use crate::spec::{Accelerator, ModelSpec, Sha256Digest, Taint};
 use crate::{Bytes, ModelName, NodeName, ReplicaReadiness, ZoneName};
 
@@ -38,9 +39,9 @@ pub struct NodeCapacity<'a> {
     pub name: &'a NodeName,
     /// Memory for models.
     pub memory: Bytes,
-    /// Memory for models of the node's largest accelerator, which a model that uses an accelerator takes
-    /// instead. `None`: the node has none, or one that shares the memory of the node.
-    pub device_memory: Option<Bytes>,
+    /// Memory for models of each of the node's GPUs, which a model that uses an accelerator takes
+    /// instead. Empty: the node has none, or one that shares the memory of the node.
+    pub gpus: Vec<Bytes>,
     /// Disk space for the files of models. `None`: not known, and not a limit.
     pub disk: Option<Bytes>,
     /// Labels, for node selectors and spreading.
@@ -111,19 +112,10 @@ impl ModelDemand<'_> {
         self.required.min(self.target)
     }
 
-    /// Returns the memory that a replica takes, of the kind that it takes.
-    pub(super) fn needed_memory(&self, kind: MemoryKind) -> Bytes {
-        let needed = self.memory.get(kind == MemoryKind::Device);
+    /// Returns the memory that a replica takes of a pool.
+    pub(super) fn needed_memory(&self, pool: MemoryPool) -> Bytes {
+        let needed = self.memory.get(pool != MemoryPool::Host);
         needed.unwrap_or_default()
-    }
-
-    /// Returns the kind of memory that a replica takes on a node.
-    pub(super) fn memory_kind(&self, node: &NodeCapacity<'_>) -> MemoryKind {
-        if node.device_memory.is_some() && self.uses_accelerator {
-            MemoryKind::Device
-        } else {
-            MemoryKind::Host
-        }
     }
 }
 
@@ -152,25 +144,6 @@ impl ReplicaMemory {
     #[must_use]
     pub fn largest(self) -> Option<Bytes> {
         self.host.max(self.device)
-    }
-}
-
-/// A kind of memory of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MemoryKind {
-    /// The memory of the node itself.
-    Host,
-    /// The memory of its accelerator.
-    Device,
-}
-
-impl NodeCapacity<'_> {
-    /// Returns the memory of a kind.
-    pub(super) fn memory_of(&self, kind: MemoryKind) -> Bytes {
-        match kind {
-            MemoryKind::Host => self.memory,
-            MemoryKind::Device => self.device_memory.unwrap_or_default(),
-        }
     }
 }
 
@@ -203,6 +176,8 @@ pub struct CurrentReplica<'a> {
     pub readiness: ReplicaReadiness,
     /// Whether the replica is assigned another revision than the model's target revision.
     pub outdated: bool,
+    /// The GPU whose memory it takes, by its index on the node. `None`: it takes none, or that is not known.
+    pub gpu: Option<usize>,
     /// Time since the replica's last request. `None`: it is computing requests, or its use is not
     /// known.
     pub idle_for: Option<Duration>,

@@ -49,11 +49,13 @@ impl BestPerformance {
     }
 }
 
-/// Returns how well a new replica of `model` would suit a node; more is better. Measured
+/// Returns how well a new replica of `model`, whose `base` has this index if it is an adapter, would suit a node; more is
+/// better. Measured
 /// performance, memory left and a small number of replicas count alike, similar to
 /// `NodeResourcesFit` with `LeastAllocated` in Kubernetes.
 pub(super) fn score(
     model: &ModelDemand<'_>,
+    base: Option<usize>,
     best: BestPerformance,
     node: &NodeAllocation<'_>,
 ) -> i64 {
@@ -63,10 +65,9 @@ pub(super) fn score(
     } else {
         model.performance.get(capacity.name)
     };
-    let kind = model.memory_kind(capacity);
-    let needed = model.needed_memory(kind);
-    let memory_left =
-        node.free(kind).saturating_sub(needed).0 as f64 / capacity.memory_of(kind).0.max(1) as f64;
+    let pool = node.best_pool(model, base);
+    let left = node.free.of(pool).saturating_sub(model.needed_memory(pool));
+    let memory_left = left.0 as f64 / node.size_of(pool).0.max(1) as f64;
     let replica_share = 1.0 / f64::from(1 + node.replicas);
     // Rounded, so that the last bit of a division does not decide the order.
     (best.component(measured, capacity.pressure_factor)

@@ -108,6 +108,7 @@ pub fn explain_plan(
             model: &assigned.model,
             readiness: ReplicaReadiness::NotReady,
             outdated: false,
+            gpu: None,
             idle_for: None,
         }));
     let mut state = PlacementState::new(&after);
@@ -128,6 +129,7 @@ pub fn explain_plan(
         .map(|planned| planned.node)
         .collect();
     let leaving = state.replicas[index].len() - used.len();
+    let base = state.links.placed_base(index);
     let reasons = state
         .nodes
         .iter()
@@ -136,7 +138,7 @@ pub fn explain_plan(
         .filter_map(|(node_index, node)| {
             let reason = state
                 .unschedulable(index, node_index)
-                .or_else(|| node.insufficient_resource(demand))?;
+                .or_else(|| node.insufficient_resource(demand, base))?;
             Some((node.capacity.name.clone(), reason))
         })
         .collect();
@@ -173,7 +175,9 @@ pub fn fits_when_others_sleep(problem: &PlacementProblem<'_>, model: &ModelName)
     }
     let fits = |state: &PlacementState<'_>, index: usize, node: usize| {
         let demand = state.model(index);
-        state.nodes[node].insufficient_resource(demand).is_none()
+        let base = state.links.placed_base(index);
+        let allocation = &state.nodes[node];
+        allocation.insufficient_resource(demand, base).is_none()
             && state.unschedulable(index, node).is_none()
     };
     (0..state.nodes.len()).any(|node| {
@@ -269,6 +273,7 @@ fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
         return;
     }
     let model = state.model(index);
+    let base = state.links.placed_base(index);
     let best = BestPerformance::of(model);
     let used = nodes_with_replica(state, index);
     let mut candidates: Vec<(i64, usize)> = state
@@ -276,11 +281,11 @@ fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
         .iter()
         .enumerate()
         .filter(|(node_index, node)| {
-            node.insufficient_resource(model).is_none()
+            node.insufficient_resource(model, base).is_none()
                 && !used.contains(node_index)
                 && state.unschedulable(index, *node_index).is_none()
         })
-        .map(|(node_index, node)| (score(model, best, node), node_index))
+        .map(|(node_index, node)| (score(model, base, best, node), node_index))
         .collect();
     // The best score comes first; nodes are sorted by name. Since a node gets one replica of a model
     // at most, placing a replica does not change the scores of other candidates.

@@ -8,6 +8,7 @@ use crate::spec::{Accelerator, ModelSpec, Replicas, Sha256Digest, Taint, Tolerat
 use crate::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
 
 mod adapters;
+mod gpus;
 
 const READY: ReplicaReadiness = ReplicaReadiness::Ready(ModelRevision(1));
 
@@ -20,13 +21,16 @@ struct TestFleet {
     current: BTreeMap<Assignment, (ReplicaReadiness, Option<Duration>)>,
     /// The replicas that answer, assigned or not.
     running: BTreeSet<Assignment>,
+    /// The GPUs that replicas are known to be on.
+    gpus: BTreeMap<Assignment, usize>,
 }
 
 #[derive(Debug, Clone)]
 struct TestNode {
     name: NodeName,
     memory: u64,
-    device_memory: Option<u64>,
+    /// The memory of each of its GPUs.
+    gpus: Vec<u64>,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
     zone: Option<ZoneName>,
@@ -59,7 +63,7 @@ fn node(i: usize, memory: u64) -> TestNode {
     TestNode {
         name: node_name(i),
         memory,
-        device_memory: None,
+        gpus: Vec::new(),
         labels: BTreeMap::new(),
         taints: Vec::new(),
         zone: None,
@@ -98,7 +102,7 @@ impl TestFleet {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: Bytes(node.memory),
-            device_memory: node.device_memory.map(Bytes),
+            gpus: node.gpus.iter().copied().map(Bytes).collect(),
             disk: None,
             labels: &node.labels,
             taints: &node.taints,
@@ -130,6 +134,7 @@ impl TestFleet {
                 model: &assignment.model,
                 readiness: *readiness,
                 outdated: false,
+                gpu: self.gpus.get(assignment).copied(),
                 idle_for: *idle,
             });
         let unassigned = self.running.iter();
@@ -776,7 +781,7 @@ prop_compose! {
             node: node_name(node),
             model: model_name(model),
         });
-        TestFleet { nodes, models, current: current.collect(), running: running.collect() }
+        TestFleet { nodes, models, current: current.collect(), running: running.collect(), ..TestFleet::default() }
     }
 }
 
@@ -1033,63 +1038,4 @@ fn files_need_disk_space_once_for_each_node() {
         free: Bytes(4),
     };
     assert_eq!(reasons, [too_little]);
-}
-
-#[test]
-fn model_on_an_accelerator_takes_its_memory_and_not_that_of_the_node() {
-    // On the first node models with a GPU need 6 of 10, those on the CPU 3 of 4.
-    let mut fleet = fleet_with(
-        &[4, 4],
-        vec![model(0, 1, 6), model(1, 1, 6), model(2, 2, 3)],
-    );
-    fleet.nodes[0].accelerators.push(Accelerator::Cuda);
-    fleet.nodes[0].device_memory = Some(10);
-    fleet.models[2].spec.accelerator = Some(Accelerator::Cpu);
-    let plan = fleet.solve();
-    let on_gpu = plan.assign.iter().filter(|a| a.model != model_name(2));
-    let on_gpu: Vec<_> = on_gpu.map(|a| &a.node).collect();
-    assert_eq!(on_gpu, [&node_name(0)]);
-    assert_eq!(plan.assign.len(), 3, "{plan:?}");
-    fleet.apply(&plan, READY);
-    assert!(fleet.solve().is_empty(), "the plan is stable");
-    let unplaced = fleet.explain(1);
-    let device = UnschedulableReason::InsufficientDeviceMemory {
-        needed: Bytes(6),
-        free: Bytes(4),
-    };
-    let host = UnschedulableReason::InsufficientMemory {
-        needed: Bytes(6),
-        free: Bytes(1),
-    };
-    let reasons: Vec<_> = unplaced.reasons.into_values().collect();
-    assert_eq!(reasons, [device, host]);
-}
-
-#[test]
-fn replica_counts_with_the_memory_that_it_takes_where_it_is() {
-    let mut fleet = fleet_with(&[9, 9], vec![model(0, 2, 9)]);
-    fleet.nodes[0].accelerators.push(Accelerator::Cuda);
-    fleet.nodes[0].device_memory = Some(4);
-    fleet.models[0].device_memory = Some(4);
-    let plan = fleet.solve();
-    assert_eq!(plan.assign.len(), 2, "{plan:?}");
-    fleet.apply(&plan, READY);
-    assert!(fleet.solve().is_empty(), "the plan is stable");
-}
-
-#[test]
-fn replica_on_the_cpu_does_not_leave_for_one_that_needs_an_accelerators_memory() {
-    let mut fleet = fleet_with(&[10], vec![model(0, 1, 6), model(1, 1, 6), model(2, 0, 6)]);
-    fleet.nodes[0].accelerators.push(Accelerator::Cuda);
-    fleet.nodes[0].device_memory = Some(10);
-    fleet.models[1].spec.accelerator = Some(Accelerator::Cpu);
-    fleet.models[1].required = 0;
-    fleet.settle();
-    assert_eq!(fleet.current.len(), 2);
-    (fleet.models[2].target, fleet.models[2].required) = (1, 1);
-    assert!(fleet.solve().is_empty());
-    // One that computes there and is not required does.
-    fleet.models[0].required = 0;
-    let evicted: Vec<_> = fleet.solve().evict.into_iter().map(|a| a.model).collect();
-    assert_eq!(evicted, [model_name(0)]);
 }

@@ -6,7 +6,7 @@ use super::gguf_header::GgufHeader;
 use super::inspection::Inspection;
 
 /// The dimensions of a model. All are numbers of elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ModelShape {
     pub(crate) layers: u64,
     /// The width of a token between layers.

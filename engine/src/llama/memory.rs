@@ -16,6 +16,7 @@ use crate::files::gguf_header::{GgufHeader, GgufTensor};
 use crate::files::inspection::Inspection;
 use crate::files::model_files::ModelFiles;
 use crate::files::model_shape::ModelShape;
+use crate::gpu_context::GPU_CONTEXT;
 use crate::text::source_path::source_path;
 
 /// Memory of a process without a model, as it is charged: threads, what their first answer takes, and a part of
@@ -63,13 +64,18 @@ pub(super) fn expected(plan: &LoadPlan, headers: &[GgufHeader]) -> Bytes {
     let known = headers
         .first()
         .and_then(|header| Some((header, ModelShape::of_header(header)?)));
-    Bytes(known.map_or_else(
+    let peak = known.map_or_else(
         || PROCESS + (weights as f64 * (1.0 + UNKNOWN_SHAPE)) as u64,
         |(header, shape)| {
             let has_matrix = has_attention_matrix(header.architecture(), shape, plan);
             peak(shape, weights, plan, has_matrix)
         },
-    ))
+    );
+    let context = match plan.gpu_layers {
+        Some(0) => 0,
+        _ => GPU_CONTEXT,
+    };
+    Bytes(context + peak)
 }
 
 /// Whether attention may be computed with a whole matrix for each head. Where llama.cpp decides, it uses flash attention

@@ -3,8 +3,26 @@
 use flotilla_core::spec::{Accelerator, Dtype};
 use mistralrs::{Device, ModelDType, best_device};
 
-/// Number of conversations whose beginning an accelerator keeps: the default of mistral.rs.
-const PREFIX_CACHE_SIZE: usize = 16;
+use crate::files::model_shape::ModelShape;
+
+/// The number of sequences that are computed at once, on every device.
+///
+/// On a CPU mistral.rs 0.8.1 lets the sequences of a decoding batch overwrite each other's attention
+/// (`flash_attn_cpu_single_q` shares its scratch memory among them), which would mix the answers. On a GPU a step takes
+/// as long again for each sequence in it, so that 32 at once got 53 tokens per second together where one alone got 400
+/// (H100, a Llama's shape of a billion parameters).
+pub(super) const SEQUENCES: usize = 1;
+
+/// The number of conversations whose beginning mistral.rs keeps: none.
+///
+/// On a CPU version 0.8.1 evicts only what is in an accelerator's memory, so that every conversation would stay in memory
+/// for ever. On a GPU the cache ends the engine together with paged attention (`CUDA_ERROR_ILLEGAL_ADDRESS`) when two
+/// requests come at once.
+pub(super) const PREFIX_CACHE_SIZE: Option<usize> = None;
+
+/// The widths of heads that paged attention knows (`paged_attention` in mistralrs-paged-attn 0.8.1). The engine panics at
+/// others.
+const PAGED_HEADS: [u64; 8] = [64, 80, 96, 112, 128, 192, 256, 512];
 
 /// The device that was chosen for a load. Everything that depends on the device is decided by it, never
 /// by what else the node has.
@@ -33,18 +51,6 @@ impl ComputeDevice {
         self == Self::Cpu
     }
 
-    /// The number of sequences that are computed at once, where the spec allows `concurrency`.
-    ///
-    /// On a CPU mistral.rs 0.8.1 lets the sequences of a decoding batch overwrite each other's attention
-    /// (`flash_attn_cpu_single_q` shares its scratch memory among them), which would mix the answers. One
-    /// at a time is correct, and hardly slower on a CPU.
-    pub(super) fn sequences(self, concurrency: u32) -> usize {
-        match self {
-            Self::Cpu => 1,
-            Self::Accelerator => concurrency as usize,
-        }
-    }
-
     /// The number format for a spec's `dtype`.
     pub(super) fn dtype(self, requested: Option<Dtype>) -> ModelDType {
         match (requested, self) {
@@ -57,19 +63,10 @@ impl ComputeDevice {
         }
     }
 
-    /// The number of conversations whose beginning mistral.rs keeps. `None` on a CPU: version 0.8.1 evicts
-    /// only what is in an accelerator's memory, so that every conversation would stay in memory for ever.
-    pub(super) fn prefix_cache_size(self) -> Option<usize> {
-        match self {
-            Self::Cpu => None,
-            Self::Accelerator => Some(PREFIX_CACHE_SIZE),
-        }
-    }
-
-    /// Whether the caches of sequences are divided into pages, which mistral.rs can do on accelerators only.
+    /// Whether the cache of a sequence is divided into pages: on an accelerator, for a model with heads that these know.
     #[cfg_attr(not(any(feature = "cuda", feature = "metal")), allow(dead_code))]
-    pub(super) fn has_paged_attention(self) -> bool {
-        self == Self::Accelerator
+    pub(super) fn has_paged_attention(self, shape: Option<ModelShape>) -> bool {
+        self == Self::Accelerator && shape.is_some_and(|shape| PAGED_HEADS.contains(&shape.head))
     }
 }
 
@@ -105,24 +102,34 @@ mod tests {
     }
 
     #[test]
-    fn cpu_computes_one_sequence_at_a_time_without_caches() {
-        for has_accelerator in [false, true] {
-            let cpu = ComputeDevice::choose(Some(Accelerator::Cpu), has_accelerator);
-            assert_eq!(cpu.sequences(8), 1);
-            assert_eq!(cpu.prefix_cache_size(), None);
-            assert!(!cpu.has_paged_attention());
-            assert!(matches!(cpu.dtype(None), ModelDType::F32));
-            assert!(matches!(cpu.dtype(Some(Dtype::Bf16)), ModelDType::BF16));
+    fn number_format_follows_the_device_unless_the_spec_names_one() {
+        use ComputeDevice::{Accelerator as Gpu, Cpu};
+        assert!(matches!(Cpu.dtype(None), ModelDType::F32));
+        assert!(matches!(Gpu.dtype(None), ModelDType::Auto));
+        for device in [Cpu, Gpu] {
+            assert!(matches!(device.dtype(Some(Dtype::F32)), ModelDType::F32));
+            assert!(matches!(device.dtype(Some(Dtype::Bf16)), ModelDType::BF16));
         }
     }
 
     #[test]
-    fn accelerator_computes_what_the_spec_allows() {
-        let gpu = ComputeDevice::choose(None, true);
-        assert_eq!(gpu.sequences(8), 8);
-        assert_eq!(gpu.prefix_cache_size(), Some(PREFIX_CACHE_SIZE));
-        assert!(gpu.has_paged_attention());
-        assert!(matches!(gpu.dtype(None), ModelDType::Auto));
-        assert!(matches!(gpu.dtype(Some(Dtype::F32)), ModelDType::F32));
+    fn paged_attention_is_asked_for_where_it_can() {
+        use ComputeDevice::{Accelerator as Gpu, Cpu};
+        let shape = |head| {
+            let shape = ModelShape {
+                head,
+                ..ModelShape::default()
+            };
+            Some(shape)
+        };
+        for head in [64, 80, 96, 112, 128, 192, 256, 512] {
+            assert!(Gpu.has_paged_attention(shape(head)), "{head}");
+            assert!(!Cpu.has_paged_attention(shape(head)), "{head}");
+        }
+        // The demo models have heads of 32.
+        for head in [0, 32, 48, 100, 120, 1_024] {
+            assert!(!Gpu.has_paged_attention(shape(head)), "{head}");
+        }
+        assert!(!Gpu.has_paged_attention(None), "it is not known");
     }
 }

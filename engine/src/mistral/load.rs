@@ -15,7 +15,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
 use super::built_model::{BuiltModel, WeightsWatch};
-use super::device::{self, ComputeDevice};
+use super::device;
 use super::load_plan::LoadPlan;
 use super::pipeline_text::PipelineText;
 use super::{architectures, memory};
@@ -42,7 +42,6 @@ pub(super) struct LoadedEngine {
     /// The channel to the engine thread.
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) pipeline: spec::Pipeline,
-    pub(super) device: ComputeDevice,
     /// The number of sequences that are computed at once.
     pub(super) sequences: usize,
     pub(super) text_model: TextModel,
@@ -60,7 +59,12 @@ pub(super) async fn load(
     progress: LoadProgress,
 ) -> Result<LoadedEngine, LoadError> {
     let began = Instant::now();
-    progress("loading", 0.0);
+    if spec.uses_accelerator() && device::seems_to_have_accelerator() {
+        // The driver compiles kernels that the build has no machine code of, the first time for half a minute.
+        progress("preparing the GPU", 0.0);
+    } else {
+        progress("loading", 0.0);
+    }
     let expected = Arc::<AtomicU64>::default();
     let runtime = tokio::runtime::Handle::current();
     let (thread_spec, thread_expected) = (spec.clone(), expected.clone());
@@ -119,7 +123,6 @@ pub(super) async fn load(
         weights,
         sender,
         pipeline: plan.pipeline,
-        device: plan.device,
         sequences: plan.sequences,
         text_model: TextModel {
             vocabulary: Arc::new(vocabulary),

@@ -13,7 +13,7 @@ use mistralrs::{
 use mistralrs_core::IsqType;
 
 use super::built_model::BuiltModel;
-use super::device::ComputeDevice;
+use super::device::{ComputeDevice, PREFIX_CACHE_SIZE, SEQUENCES};
 use super::pipeline_text::PipelineText;
 use crate::LoadError;
 use crate::files::inspection::Inspection;
@@ -78,7 +78,7 @@ impl LoadPlan {
             dtype,
             isq,
             device,
-            sequences: device.sequences(spec.concurrency),
+            sequences: SEQUENCES,
             options: spec.options.clone(),
             template: spec.options.chat_template.clone(),
         })
@@ -130,7 +130,7 @@ impl LoadPlan {
                     .with_dtype(self.dtype)
                     .with_token_source(TokenSource::None)
                     .with_max_num_seqs(self.sequences)
-                    .with_prefix_cache_n(self.device.prefix_cache_size());
+                    .with_prefix_cache_n(PREFIX_CACHE_SIZE);
                 if let Some(isq) = self.isq {
                     builder = builder.with_isq(isq);
                 }
@@ -138,7 +138,7 @@ impl LoadPlan {
                     builder = builder.with_force_cpu();
                 }
                 #[cfg(any(feature = "cuda", feature = "metal"))]
-                if self.device.has_paged_attention() {
+                if self.device.has_paged_attention(ModelShape::of(inspection)) {
                     let pages = mistralrs::PagedAttentionMetaBuilder::default()
                         .with_gpu_memory(mistralrs::MemoryGpuConfig::ContextSize(cached_tokens))
                         .build()?;
@@ -150,7 +150,7 @@ impl LoadPlan {
                 let mut builder = GgufModelBuilder::new(dir.display(), files)
                     .with_token_source(TokenSource::None)
                     .with_max_num_seqs(self.sequences)
-                    .with_prefix_cache_n(self.device.prefix_cache_size());
+                    .with_prefix_cache_n(PREFIX_CACHE_SIZE);
                 if self.device.is_cpu() {
                     builder = builder.with_force_cpu();
                 }

@@ -16,6 +16,7 @@ use crate::files::gguf_header::GgufTensor;
 use crate::files::inspection::Inspection;
 use crate::files::model_shape::ModelShape;
 use crate::files::safetensors_header::Tensor;
+use crate::gpu_context::GPU_CONTEXT;
 use crate::text::source_path::source_path;
 
 /// Memory of a process without a model, as it is charged: threads, what their first answer takes, and a part of
@@ -61,7 +62,9 @@ pub(super) fn expected(plan: &LoadPlan, inspection: &Inspection) -> Result<Bytes
         Inspection::Gguf(_) => GGUF_WIDTH,
         Inspection::Folder { .. } => width(plan.dtype),
     };
-    Ok(Bytes(peak(shape, weights, caches, plan.sequences as u64)))
+    let context = if plan.device.is_cpu() { 0 } else { GPU_CONTEXT };
+    let peak = peak(shape, weights, caches, plan.sequences as u64);
+    Ok(Bytes(context + peak))
 }
 
 /// The largest memory that a process is charged, in bytes, with a model of this shape and `sequences` full contexts,

@@ -11,8 +11,8 @@
 //!   or not at all. So prompts are rendered and split here (see [`chat`](crate::chat)), and it gets tokens.
 //! - [`answer_text`](crate::text::answer_text): with tools mistral.rs sends nothing until a call is whole, and
 //!   does not notice meanwhile that the client has left. So calls and thoughts are read from the text here.
-//! - On a CPU one sequence is computed at a time: the sequences of a batch overwrite each other's
-//!   attention there.
+//! - One sequence is computed at a time: on a CPU the sequences of a batch overwrite each other's attention, and on
+//!   a GPU a batch is slower than one after the other.
 //!
 //! Start reading at [`MistralEngine`], then [`choice`], which computes one answer.
 

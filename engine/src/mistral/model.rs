@@ -39,7 +39,6 @@ pub(super) struct MistralModel {
     knows_token: KnowsToken,
     /// The number of sequences that are computed at once.
     sequences: usize,
-    has_prefix_cache: bool,
     progress: Arc<ProgressWatch>,
     /// What the model's files say about sampling.
     file_defaults: FileDefaults,
@@ -61,7 +60,6 @@ impl MistralModel {
             pipeline: loaded.pipeline,
             knows_token,
             sequences: loaded.sequences,
-            has_prefix_cache: loaded.device.prefix_cache_size().is_some(),
             progress,
             file_defaults: loaded.file_defaults,
         }
@@ -101,10 +99,6 @@ impl MistralModel {
 impl LoadedModel for MistralModel {
     fn concurrency(&self) -> Option<u32> {
         u32::try_from(self.sequences).ok()
-    }
-
-    fn has_prefix_cache(&self) -> bool {
-        self.has_prefix_cache && self.pipeline == Pipeline::Text
     }
 
     fn file_defaults(&self) -> Option<FileDefaults> {

@@ -194,6 +194,7 @@ fn instance(phase: InstancePhase) -> ModelInstance {
         files: None,
         base: None,
         on_device: false,
+        gpu: None,
         role: InstanceRole::Current,
         phase,
         counters: Arc::default(),

@@ -9,6 +9,7 @@ use crate::models::ServedModel;
 use crate::models::instance::{
     InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance, RetireReason,
 };
+use crate::models::memory_budget::MemoryPool;
 
 /// What has happened to the loaded model that an adapter is attached to.
 enum BaseChange {
@@ -28,11 +29,12 @@ impl ModelManager {
         let Some(name) = base.map(|base| base.name.clone()) else {
             return true;
         };
-        let Some((served, on_device)) = self.ready_base(&name) else {
+        let Some((served, pool)) = self.ready_base(&name) else {
             return false;
         };
         if let Some(instance) = self.instances.get_mut(&id) {
-            instance.on_device = on_device;
+            instance.on_device = pool != MemoryPool::Host;
+            instance.gpu = pool.gpu();
             if let Some(base) = &mut instance.base {
                 (base.served, base.is_replaced) = (Some(served), false);
             }
@@ -106,11 +108,11 @@ impl ModelManager {
         }
     }
 
-    /// The loaded model of this name that takes requests, and whether it takes memory of the accelerator.
-    fn ready_base(&self, name: &ModelName) -> Option<(Arc<ServedModel>, bool)> {
+    /// The loaded model of this name that takes requests, and what it takes its memory of.
+    fn ready_base(&self, name: &ModelName) -> Option<(Arc<ServedModel>, MemoryPool)> {
         let current = self.instance(name, InstanceRole::Current)?;
         match &current.phase {
-            InstancePhase::Ready { served, .. } => Some((served.clone(), current.on_device)),
+            InstancePhase::Ready { served, .. } => Some((served.clone(), current.pool())),
             _ => None,
         }
     }

@@ -55,8 +55,9 @@ impl TestManager {
         let config = ModelManagerConfig {
             memory: NodeMemory {
                 host: Bytes(MEMORY),
-                device: None,
+                gpus: Vec::new(),
             },
+            gpus: NodeGpus::none(),
             drain_timeout: Duration::from_secs(5),
             metrics: RequestMetrics::new(
                 EnergyAccounting::without_meters(),
@@ -308,6 +309,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         files: Some(files(digest)),
         base: None,
         on_device: false,
+        gpu: None,
         role: InstanceRole::Current,
         phase: InstancePhase::Waiting,
         counters: Arc::default(),

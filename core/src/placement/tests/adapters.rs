@@ -373,7 +373,7 @@ fn adapters_stay_with_a_base_that_is_not_placed() {
 #[test]
 fn adapter_takes_the_memory_that_its_base_takes() {
     let mut fleet = fleet_with(&[10], vec![model(BASE, 1, 6), adapter(ADAPTER, 1, 6)]);
-    fleet.nodes[0].device_memory = Some(10);
+    fleet.nodes[0].gpus = vec![10];
     let assigned = |uses_accelerator: bool| {
         let mut problem = fleet.problem();
         problem.models[BASE].uses_accelerator = uses_accelerator;
