@@ -12,6 +12,7 @@ use crate::energy_accounting::EnergyAccounting;
 use crate::runners::{RunnerCommand, RunnerEngine};
 
 mod adapters;
+mod gpus;
 mod stuck_processes;
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
@@ -52,12 +53,21 @@ impl TestManager {
     }
 
     fn with_runners(runners: impl Engine + 'static) -> Self {
+        Self::with_gpus(runners, Vec::new())
+    }
+
+    /// A manager of a node with GPUs of this memory, whose UUIDs are `GPU-0` and so on.
+    fn with_gpus(runners: impl Engine + 'static, gpus: Vec<Bytes>) -> Self {
         let config = ModelManagerConfig {
+            gpus: NodeGpus {
+                uuids: (0..gpus.len()).map(|gpu| format!("GPU-{gpu}")).collect(),
+                has_accelerator: !gpus.is_empty(),
+                ..NodeGpus::none()
+            },
             memory: NodeMemory {
                 host: Bytes(MEMORY),
-                gpus: Vec::new(),
+                gpus,
             },
-            gpus: NodeGpus::none(),
             drain_timeout: Duration::from_secs(5),
             metrics: RequestMetrics::new(
                 EnergyAccounting::without_meters(),
