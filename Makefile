@@ -32,7 +32,7 @@ VULKAN_HEADERS := $(CURDIR)/target/vulkan
 # Runs a program on one of the oldest CPUs that it must run on.
 OLD_CPU := $(if $(filter x86_64,$(ARCHITECTURE)),qemu-x86_64 -cpu Nehalem,qemu-aarch64 -cpu cortex-a53)
 
-.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book release release-tools check-release bench soak
+.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book release release-tools check-release bench bench-gpu soak
 
 # Installs the Debian packages of a list that are missing, and says which; asks for root only where apt needs it.
 define install
@@ -154,6 +154,11 @@ bench: chat-model
 	target/release/cascade_cost
 	target/release/runner_cost
 	target/release/engine_speed
+
+# Speed, memory and joules of a node with an NVIDIA GPU, by a binary that was built for it: see docs/gpu.md.
+bench-gpu: demo-gguf
+	.venv/bin/pip install -q -r tests/gpu/requirements.txt
+	.venv/bin/python tests/gpu/gpu_node.py target/release/flotilla target/demo-gguf/assistant-intent-s.gguf --folder models/support-intent
 
 # Half an hour of random faults under load; see tests/src/soak/.
 soak: setup

@@ -214,6 +214,9 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
                 Some(gpu) => format!("{} on GPU {gpu}", model.memory),
                 None => model.memory.to_string(),
             },
+            model
+                .concurrency
+                .map_or_else(|| "-".into(), |at_once| at_once.to_string()),
             counters.active.to_string(),
             counters.queued.to_string(),
             counters.requests.to_string(),
@@ -226,6 +229,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         "MODEL",
         "STATE",
         "MEMORY",
+        "AT ONCE",
         "ACTIVE",
         "QUEUED",
         "REQUESTS",

@@ -183,6 +183,9 @@ pub struct ModelOnNode {
     /// Whether `memory` is memory of one of the node's GPUs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_device: bool,
+    /// The number of requests that the model computes at the same time. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// The GPU, by its place in the node's `spec.gpus`. `None`: it is on none, or none was chosen yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<u32>,
@@ -385,6 +388,7 @@ impl From<&ModelStatus> for ModelOnNode {
             memory: Bytes(status.memory_bytes),
             on_device: status.on_device,
             gpu: status.gpu,
+            concurrency: Some(status.concurrency).filter(|concurrency| *concurrency > 0),
             counters: status.counters.unwrap_or_default().into(),
         }
     }

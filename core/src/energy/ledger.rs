@@ -356,6 +356,6 @@ fn line<'a>(
 }
 
 #[cfg(test)]
-mod gpu_tests;
+mod gpu_meter_tests;
 #[cfg(test)]
 mod tests;

@@ -269,7 +269,7 @@ fn simulate(source: Source, most: usize, seconds: f64, seed: u64) -> Errors {
 }
 
 #[test]
-fn joules_agree_with_the_meter_of_a_gpu() {
+fn joules_of_requests_agree_with_a_gpu_meter() {
     println!("at once | progress | requests | mean error | within 15 % | sum | untold in 10 s");
     // The least part of the requests that must be within 15 %.
     for (most, source, within) in [
