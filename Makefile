@@ -158,7 +158,8 @@ bench: chat-model
 # Speed, memory and joules of a node with an NVIDIA GPU, by a binary that was built for it: see docs/gpu.md.
 bench-gpu: demo-gguf
 	.venv/bin/pip install -q -r tests/gpu/requirements.txt
-	.venv/bin/python tests/gpu/gpu_node.py target/release/flotilla target/demo-gguf/assistant-intent-s.gguf --folder models/support-intent
+	.venv/bin/python tests/gpu/gpu_node.py target/release/flotilla target/demo-gguf/assistant-intent-s.gguf \
+		--model target/demo-gguf/assistant-intent-s.gguf --model models/support-intent
 
 # Half an hour of random faults under load; see tests/src/soak/.
 soak: setup

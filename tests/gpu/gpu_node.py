@@ -24,7 +24,7 @@ import numpy as np
 import pynvml
 
 URL = "http://127.0.0.1:8080"
-PARTS = ["speed", "mixed", "life", "folder"]
+PARTS = ["speed", "mixed", "life", "models"]
 # How often a node reports its energy, and a little more.
 REPORT_SECONDS = 6
 # The shape of the model: 0.98 billion parameters with the vocabulary of a demo model.
@@ -260,11 +260,12 @@ def life(node, small):
     print("loads: seconds until ready, MiB while loaded, MiB left:", left)
 
 
-def folder_model(node, path):
-    """A Hugging Face folder: on the GPU, and on the processors beside it."""
-    for name, more in (("folder", "accelerator: cuda"), ("folder-cpu", "accelerator: cpu")):
+def small_model(node, path):
+    """A model of the user's: on the GPU, and on the processors beside it."""
+    stem = path.name.replace(".", "-")
+    for name, more in ((f"{stem}-gpu", "accelerator: cuda"), (f"{stem}-cpu", "accelerator: cpu")):
         before = node.memory()
-        node.apply(name, os.path.abspath(path), 32, more)
+        node.apply(name, path.resolve(), 32, more)
         seconds = node.wait_until_ready(name)
         began = time.monotonic()
         answers = asyncio.run(run(name, 32, 96, 16, words=30))
@@ -301,7 +302,7 @@ def main():
     parser.add_argument("tokenizer")
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--bandwidth", type=float, help="bytes per second that the GPU copies: without it and PyTorch, none are compared")
-    parser.add_argument("--folder", help="a Hugging Face folder, for the part `folder`")
+    parser.add_argument("--model", action="append", help="a model to try, a GGUF file or a Hugging Face folder; may repeat")
     parser.add_argument("--out", help="where logs are kept")
     arguments = parser.parse_args()
     parts = arguments.part or PARTS
@@ -353,8 +354,8 @@ def main():
         node.wait_until_empty()
     if "life" in parts:
         life(node, small)
-    if arguments.folder and "folder" in parts:
-        folder_model(node, arguments.folder)
+    for path in arguments.model or [] if "models" in parts else []:
+        small_model(node, Path(path))
     print(node.cli("get", "nodes"), node.cli("describe", "node", "gpu"), sep="\n")
     node.agent.send_signal(signal.SIGTERM)
 

@@ -204,8 +204,9 @@ impl Ledger {
         };
         let price = |part| {
             let guess = match part {
-                MeteredPart::Gpu(_) => 0.0,
-                MeteredPart::Processors | MeteredPart::Node => guess,
+                // Nobody knows what a GPU draws before it was seen to.
+                MeteredPart::Gpu(_) => None,
+                MeteredPart::Processors | MeteredPart::Node => Some(guess),
             };
             let price = self.prices.get(&part).copied().unwrap_or_default();
             account.work.on(part) * price.per_second(guess)

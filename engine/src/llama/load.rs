@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adapter_load::AdapterBase;
 use super::backend::{backend, with_first_error};
-use super::load_plan::LoadPlan;
+use super::load_plan::{LoadPlan, has_accelerator};
 use super::tokenizer::Tokenizer;
 use super::{memory, vocabulary};
 use crate::files::file_defaults;
@@ -68,7 +68,7 @@ fn load_here(
     let backend = backend()?;
     let files = ModelFiles::find(source_path(spec)?)?;
     let inspection = Inspection::of(&files)?;
-    let plan = LoadPlan::new(spec, &files, &inspection, threads())?;
+    let plan = LoadPlan::new(spec, &files, &inspection, threads(), has_accelerator())?;
     let Inspection::Gguf(headers) = &inspection else {
         // The plan has refused other files.
         return Err(LoadError::Spec("the file is no GGUF file".into()));

@@ -57,7 +57,7 @@ pub(super) struct LoadPlan {
 
 impl LoadPlan {
     /// Makes a plan from a spec and the headers of the file that it names. `threads` is the number of threads that
-    /// this process may compute with.
+    /// this process may compute with, and `has_accelerator` says whether llama.cpp can use one.
     ///
     /// # Errors
     /// [`LoadError::Spec`] when the spec asks for what the engine or the model does not have.
@@ -66,6 +66,7 @@ impl LoadPlan {
         files: &ModelFiles,
         inspection: &Inspection,
         threads: u32,
+        has_accelerator: bool,
     ) -> Result<Self, LoadError> {
         let (ModelFiles::Gguf { dir, files }, Inspection::Gguf(headers)) = (files, inspection)
         else {
@@ -85,7 +86,7 @@ impl LoadPlan {
         }
         let stated = header.architecture_number("context_length");
         let context = context_length(options, stated.unwrap_or(DEFAULT_CONTEXT))?;
-        let is_cpu = spec.accelerator == Some(Accelerator::Cpu) || !has_accelerator();
+        let is_cpu = spec.accelerator == Some(Accelerator::Cpu) || !has_accelerator;
         let pipeline = options.pipeline.unwrap_or_else(|| pipeline(header));
         let attention = Attention::of(header);
         check_use(header, attention, pipeline)?;
@@ -123,6 +124,20 @@ impl LoadPlan {
             gpu_layers: if is_cpu { Some(0) } else { options.gpu_layers },
             threads: options.threads.unwrap_or(threads).max(1),
         })
+    }
+
+    /// Whether processors compute all of it.
+    pub(super) fn is_on_cpu(&self) -> bool {
+        self.gpu_layers == Some(0)
+    }
+
+    /// Whether all sequences have one buffer for their keys and values.
+    ///
+    /// In one buffer each sequence looks at the tokens of all others, to ignore them, which takes a processor long. An
+    /// accelerator does that beside other work, and computes in one go whatever is in a step; with a buffer for each it
+    /// computes together only sequences whose numbers follow each other and that have the same number of tokens.
+    pub(super) fn has_unified_cache(&self) -> bool {
+        self.pipeline == spec::Pipeline::Embedding || !self.is_on_cpu()
     }
 
     /// The tokens of all requests that are computed at once, for which memory is reserved.
@@ -186,6 +201,15 @@ fn pipeline(header: &GgufHeader) -> spec::Pipeline {
     }
 }
 
+/// Whether this build of llama.cpp seems to have an accelerator. Unlike [`has_accelerator`] this does not open one that
+/// would keep memory for this process, and draw power for it, from then on.
+pub(super) fn seems_to_have_accelerator() -> bool {
+    if cfg!(feature = "cuda") {
+        return std::path::Path::new("/dev/nvidia0").exists();
+    }
+    has_accelerator()
+}
+
 /// Whether this build of llama.cpp can compute on an accelerator of this machine.
 pub(super) fn has_accelerator() -> bool {
     use llama_cpp_2::LlamaBackendDeviceType::{Gpu, IntegratedGpu};
@@ -224,7 +248,7 @@ mod tests {
         if let Some(pooling) = pooling {
             values.insert(format!("{architecture}.pooling_type"), pooling.into());
         }
-        LoadPlan::new(spec, &files, &Inspection::Gguf(vec![header]), 2)
+        LoadPlan::new(spec, &files, &Inspection::Gguf(vec![header]), 2, false)
     }
 
     #[test]
@@ -285,5 +309,42 @@ mod tests {
         spec.options.dtype = Some(Dtype::F32);
         let refused = plan(&spec, None).unwrap_err().to_string();
         assert!(refused.contains("spec.options.dtype"), "{refused}");
+    }
+
+    #[test]
+    fn accelerator_computes_whatever_is_in_a_step_at_once() {
+        let header = || {
+            let mut header = GgufHeader::default();
+            let values = &mut header.values;
+            values.insert("general.architecture".into(), "llama".into());
+            values.insert("llama.context_length".into(), 16_384.into());
+            header
+        };
+        let plan = |accelerator, has_accelerator| {
+            let files = ModelFiles::Gguf {
+                dir: "/models".into(),
+                files: vec!["a.gguf".into()],
+            };
+            let spec = ModelSpec {
+                accelerator,
+                ..ModelSpec::default()
+            };
+            let inspection = Inspection::Gguf(vec![header()]);
+            LoadPlan::new(&spec, &files, &inspection, 2, has_accelerator).unwrap()
+        };
+        for (accelerator, has_accelerator, on_cpu) in [
+            (None, false, true),
+            (None, true, false),
+            (Some(Accelerator::Cpu), true, true),
+            (Some(Accelerator::Cuda), true, false),
+        ] {
+            let plan = plan(accelerator, has_accelerator);
+            assert_eq!(
+                (plan.is_on_cpu(), plan.has_unified_cache()),
+                (on_cpu, !on_cpu)
+            );
+            let batch = if on_cpu { CPU_BATCH } else { ACCELERATOR_BATCH };
+            assert_eq!(plan.batch, batch);
+        }
     }
 }

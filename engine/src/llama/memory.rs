@@ -8,7 +8,7 @@ use flotilla_core::spec::{KvCacheType, ModelSpec, Pipeline};
 
 use super::attention::Attention;
 use super::load::threads;
-use super::load_plan::LoadPlan;
+use super::load_plan::{LoadPlan, seems_to_have_accelerator};
 use super::step_plan::SCORED_TOKENS;
 use crate::LoadError;
 use crate::file_reading::FileReading;
@@ -46,7 +46,13 @@ pub(super) async fn estimate(reading: &FileReading, spec: &ModelSpec) -> Result<
     let estimate = move || {
         let files = ModelFiles::find(&files_path)?;
         let inspection = Inspection::of(&files)?;
-        let plan = LoadPlan::new(&spec, &files, &inspection, threads())?;
+        let plan = LoadPlan::new(
+            &spec,
+            &files,
+            &inspection,
+            threads(),
+            seems_to_have_accelerator(),
+        )?;
         Ok(match (spec.memory, &inspection) {
             (Some(memory), _) => memory,
             (None, Inspection::Gguf(headers)) => expected(&plan, headers),
@@ -71,10 +77,7 @@ pub(super) fn expected(plan: &LoadPlan, headers: &[GgufHeader]) -> Bytes {
             peak(shape, weights, plan, has_matrix)
         },
     );
-    let context = match plan.gpu_layers {
-        Some(0) => 0,
-        _ => GPU_CONTEXT,
-    };
+    let context = if plan.is_on_cpu() { 0 } else { GPU_CONTEXT };
     Bytes(context + peak)
 }
 
@@ -84,7 +87,7 @@ fn has_attention_matrix(architecture: Option<&str>, shape: ModelShape, plan: &Lo
     if architecture == Some(WITHOUT_FLASH_ATTENTION) {
         return true;
     }
-    let is_cpu = plan.gpu_layers == Some(0);
+    let is_cpu = plan.is_on_cpu();
     match (plan.flash_attention, plan.kv_cache_type) {
         (Some(is_flash), _) => !is_flash,
         // Without it these caches are refused.
@@ -124,7 +127,12 @@ fn peak(shape: ModelShape, weights: u64, plan: &LoadPlan, has_attention_matrix: 
         true => (heads * F32, F32),
         false => (0, F16),
     };
-    let attention = batch * context * (matrix + MASKS * mask);
+    // What a token of the step may look at.
+    let visible = match plan.has_unified_cache() {
+        true => context.max(cached),
+        false => context,
+    };
+    let attention = batch * visible * (matrix + MASKS * mask);
     PROCESS
         + weights
         + cache

@@ -379,10 +379,9 @@ fn context<'model>(
         .with_type_v(cache_type)
         .with_embeddings(is_embedding)
         // Without layers there the accelerator would still take large products.
-        .with_offload_kqv(plan.gpu_layers != Some(0))
-        .with_op_offload(plan.gpu_layers != Some(0))
-        // In a buffer for all sequences each would look at the tokens of all others, to ignore them.
-        .with_kv_unified(is_embedding);
+        .with_offload_kqv(!plan.is_on_cpu())
+        .with_op_offload(!plan.is_on_cpu())
+        .with_kv_unified(plan.has_unified_cache());
     if let Some(is_on) = plan.flash_attention {
         params = params.with_flash_attention_policy(match is_on {
             true => FLASH_ATTENTION_ON,

@@ -187,24 +187,42 @@ impl PrefixCache {
         }
     }
 
+    /// A slot for a prompt that continues from none, other than `source` if there is another: a free one, or else one of
+    /// those that were used least recently. Of these it is one beside active ones, since llama.cpp computes in one go only
+    /// sequences whose numbers follow each other.
     fn free_slot(&self, source: Option<usize>) -> Option<usize> {
-        let free = |slot: &Slot| slot.state == SlotState::Free;
-        let free = self.slots.iter().position(free);
-        free.or_else(|| self.oldest(source))
-            .or(source.filter(|source| matches!(self.slots[*source].state, SlotState::Kept(_))))
-    }
-
-    /// The kept slot that was used least recently, other than `source`.
-    fn oldest(&self, source: Option<usize>) -> Option<usize> {
-        let kept = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| match slot.state {
-                SlotState::Kept(used) if Some(index) != source => Some((used, index)),
-                _ => None,
-            });
-        kept.min().map(|(_, index)| index)
+        let last_use = |slot: &Slot| match slot.state {
+            SlotState::Free => Some(0),
+            SlotState::Kept(used) => Some(used),
+            SlotState::Active => None,
+        };
+        let all = self.slots.iter().enumerate();
+        let mut idle: Vec<(u64, usize)> = all
+            .filter(|(index, _)| Some(*index) != source)
+            .filter_map(|(index, slot)| Some((last_use(slot)?, index)))
+            .collect();
+        idle.sort_unstable();
+        let free = idle.iter().filter(|(used, _)| *used == 0).count();
+        // What was used last is what goes on most likely.
+        let candidates = if free > 0 {
+            free
+        } else {
+            idle.len().div_ceil(2)
+        };
+        idle.truncate(candidates);
+        let active_neighbours = |index: usize| {
+            let is_active = |index: usize| {
+                let slot = self.slots.get(index);
+                slot.is_some_and(|slot| slot.state == SlotState::Active)
+            };
+            usize::from(index > 0 && is_active(index - 1)) + usize::from(is_active(index + 1))
+        };
+        let best = idle.into_iter().min_by_key(|(used, index)| {
+            let most_neighbours = std::cmp::Reverse(active_neighbours(*index));
+            (most_neighbours, *used, *index)
+        });
+        best.map(|(_, index)| index)
+            .or(source.filter(|source| self.slots[*source].state != SlotState::Active))
     }
 }
 
@@ -299,6 +317,27 @@ mod tests {
         assert_eq!(begin(&mut cache, &tokens(400..500)), place(1, 0, None));
         assert_eq!(begin(&mut cache, &tokens(600..700)), place(0, 0, None));
         assert_eq!(cache.enter(None, &tokens(800..900), false), None);
+    }
+
+    #[test]
+    fn active_sequences_stay_beside_each_other() {
+        let mut cache = PrefixCache::new(8, Reuse::AnyBeginning);
+        let prompt = |n: u32| tokens(1_000 * n..1_000 * n + 100);
+        // Kept in this order: 0, 3, 6, 1, 4, 7, 2, 5.
+        for n in 0..8 {
+            begin(&mut cache, &prompt(n));
+        }
+        for slot in [0, 3, 6, 1, 4, 7, 2, 5] {
+            cache.extend(slot, &prompt(slot as u32));
+            cache.end(slot);
+        }
+        // Of those of the older half.
+        let slots: Vec<_> = (10..15)
+            .map(|n| begin(&mut cache, &prompt(n)).slot)
+            .collect();
+        assert_eq!(slots, [0, 1, 3, 4, 6]);
+        // What was used last is kept, and continued where it is.
+        assert_eq!(begin(&mut cache, &tokens(5_000..5_120)).slot, 5);
     }
 
     #[test]

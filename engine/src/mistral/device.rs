@@ -70,6 +70,18 @@ impl ComputeDevice {
     }
 }
 
+/// Whether mistral.rs 0.8.1 can compute a model of this shape on a device, in a build with CUDA or without. With it the
+/// positions of a model whose heads all have keys of their own are computed by a kernel for GPUs, wherever the model is
+/// (`RotaryEmbedding::forward`).
+pub(super) fn can_compute(
+    device: ComputeDevice,
+    shape: Option<ModelShape>,
+    has_cuda: bool,
+) -> bool {
+    let has_own_keys = shape.is_some_and(|shape| shape.queries == shape.keys);
+    !(has_cuda && device.is_cpu() && has_own_keys)
+}
+
 /// Whether this build is for an accelerator and the node seems to have one. Unlike [`has_accelerator`] this does not
 /// open the device, which would take memory of it.
 pub(super) fn seems_to_have_accelerator() -> bool {
@@ -110,6 +122,28 @@ mod tests {
             assert!(matches!(device.dtype(Some(Dtype::F32)), ModelDType::F32));
             assert!(matches!(device.dtype(Some(Dtype::Bf16)), ModelDType::BF16));
         }
+    }
+
+    #[test]
+    fn build_with_cuda_computes_no_model_without_shared_keys_on_the_cpu() {
+        use ComputeDevice::{Accelerator as Gpu, Cpu};
+        let shape = |keys| {
+            let shape = ModelShape {
+                queries: 128,
+                keys,
+                ..ModelShape::default()
+            };
+            Some(shape)
+        };
+        for (device, keys, has_cuda, can) in [
+            (Cpu, 128, true, false),
+            (Cpu, 128, false, true),
+            (Cpu, 64, true, true),
+            (Gpu, 128, true, true),
+        ] {
+            assert_eq!(can_compute(device, shape(keys), has_cuda), can);
+        }
+        assert!(can_compute(Cpu, None, true));
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(super) async fn load(
         let plan = LoadPlan::new(&thread_spec, device::has_accelerator())?;
         let inspection = Inspection::of(&plan.files)?;
         architectures::check(&inspection, plan.pipeline)?;
+        plan.check_device(&inspection)?;
         let memory = match thread_spec.memory {
             Some(memory) => memory,
             None => memory::expected(&plan, &inspection)?,

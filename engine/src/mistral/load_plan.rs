@@ -13,12 +13,11 @@ use mistralrs::{
 use mistralrs_core::IsqType;
 
 use super::built_model::BuiltModel;
-use super::device::{ComputeDevice, PREFIX_CACHE_SIZE, SEQUENCES};
+use super::device::{self, ComputeDevice, PREFIX_CACHE_SIZE, SEQUENCES};
 use super::pipeline_text::PipelineText;
 use crate::LoadError;
 use crate::files::inspection::Inspection;
 use crate::files::model_files::ModelFiles;
-#[cfg(any(feature = "cuda", feature = "metal"))]
 use crate::files::model_shape::ModelShape;
 use crate::text::context_length::context_length;
 use crate::text::source_path::source_path;
@@ -82,6 +81,23 @@ impl LoadPlan {
             options: spec.options.clone(),
             template: spec.options.chat_template.clone(),
         })
+    }
+
+    /// Checks that the device can compute the model of these files.
+    ///
+    /// # Errors
+    /// [`LoadError::Spec`] if it cannot.
+    pub(super) fn check_device(&self, inspection: &Inspection) -> Result<(), LoadError> {
+        if device::can_compute(
+            self.device,
+            ModelShape::of(inspection),
+            cfg!(feature = "cuda"),
+        ) {
+            return Ok(());
+        }
+        let problem = "mistral.rs, built for CUDA, computes this model on GPUs only: leave spec.accelerator out on a \
+                       node with a GPU, have a node without CUDA compute it, or convert it to GGUF, for the engine llama";
+        Err(LoadError::Spec(problem.into()))
     }
 
     /// The context of a request, in tokens, where the model's files state `stated`.

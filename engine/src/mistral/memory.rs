@@ -40,9 +40,11 @@ pub(super) async fn estimate(reading: &FileReading, spec: &ModelSpec) -> Result<
     let path = path.to_owned();
     let estimate = move || {
         let plan = LoadPlan::new(&spec, device::seems_to_have_accelerator())?;
+        let inspection = Inspection::of(&plan.files)?;
+        plan.check_device(&inspection)?;
         match spec.memory {
             Some(memory) => Ok(memory),
-            None => expected(&plan, &Inspection::of(&plan.files)?),
+            None => expected(&plan, &inspection),
         }
     };
     reading.run(&path, estimate).await
