@@ -121,8 +121,7 @@ class Node:
             if (model := self.model(name)) and (model["status"].get("ready") or 0) > 0:
                 return time.monotonic() - began
             time.sleep(0.02)
-        print(self.cli("describe", "model", name), self.cli("describe", "node", "gpu"), sep="\n")
-        raise SystemExit(f"{name} is not ready after {seconds} s")
+        raise SystemExit(f"{name} is not ready after {seconds} s:\n{self.cli('describe', 'model', name)}")
 
     def wait_until_empty(self, seconds=10):
         """Waits until no process has memory of the GPU. Returns what is left, in MiB."""
@@ -158,16 +157,21 @@ def prompt(seed, words=PROMPT_WORDS):
     return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
-async def ask(session, model, seed, tokens, words=PROMPT_WORDS):
-    """One streamed answer of exactly so many tokens."""
+async def ask(session, model, seed, tokens, words=PROMPT_WORDS, stream=True):
+    """One answer of exactly so many tokens. The time to its first token is that of one that is streamed."""
     body = {
         "model": model, "messages": [{"role": "user", "content": prompt(seed, words)}], "max_tokens": tokens, "temperature": 0,
-        "stream": True, "stream_options": {"include_usage": True}, "logit_bias": {"0": -100, "1": -100, "2": -100},
+        "logit_bias": {"0": -100, "1": -100, "2": -100},
     }
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     began, first, usage = time.monotonic(), None, None
     async with session.post(f"{URL}/v1/chat/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {(await response.text())[:300]}")
+        if not stream:
+            usage = (await response.json())["usage"]
+            return {"first": None, "usage": usage, "joules": usage["energy"]["joules"]}
         async for line in response.content:
             if line.startswith(b"data: {"):
                 chunk = json.loads(line[6:])
@@ -185,30 +189,30 @@ def session():
     return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
 
-async def run(model, at_once, requests, tokens, base=0, words=PROMPT_WORDS):
+async def run(model, at_once, requests, tokens, base=0, words=PROMPT_WORDS, stream=True):
     """Answers, so many at once all the time."""
     gate = asyncio.Semaphore(at_once)
     async with session() as http:
 
         async def one(seed):
             async with gate:
-                return await ask(http, model, base + seed, tokens, words)
+                return await ask(http, model, base + seed, tokens, words, stream)
 
         return await asyncio.gather(*(one(seed) for seed in range(requests)))
 
 
-def measure(node, model, at_once, requests, tokens, idle, base):
+def measure(node, model, at_once, requests, tokens, idle, base, stream=True):
     began, joules = time.monotonic(), node.metered()
-    answers = asyncio.run(run(model, at_once, requests, tokens, base))
+    answers = asyncio.run(run(model, at_once, requests, tokens, base, stream=stream))
     seconds, joules = time.monotonic() - began, node.metered() - joules
     written = sum(answer["usage"]["completion_tokens"] for answer in answers)
     read = statistics.mean(answer["usage"]["prompt_tokens"] for answer in answers)
     told = sum(answer["joules"] for answer in answers)
     above = joules - idle * seconds
-    first = statistics.median(answer["first"] for answer in answers)
+    first = statistics.median(answer["first"] for answer in answers) if stream else None
+    how = f"first token after {first:.3f} s" if stream else "in whole answers"
     print(
-        f"{model:8} {at_once:3} at once: {written / seconds:7.0f} tokens/s, first token after {first:.3f} s "
-        f"(prompts of {read:.0f}), {joules / seconds:4.0f} W; a request: told {told / requests:.2f} J, "
+        f"{model:8} {at_once:3} at once: {written / seconds:7.0f} tokens/s, {how} (prompts of {read:.0f}), {joules / seconds:4.0f} W; a request: told {told / requests:.2f} J, "
         f"metered above idle {above / requests:.2f} J, ratio {told / above:.3f}",
         flush=True,
     )
@@ -217,8 +221,10 @@ def measure(node, model, at_once, requests, tokens, idle, base):
 
 def speed(node, model, bytes_, bandwidth, idle):
     one = None
-    for at_once, requests in ((1, 8), (2, 8), (8, 32), (32, 96)):
-        rate, _ = measure(node, model, at_once, requests, ANSWER_TOKENS, idle, 1_000 * at_once)
+    for at_once, requests in ((1, 12), (2, 16), (8, 48), (32, 160)):
+        measure(node, model, at_once, requests, ANSWER_TOKENS, idle, 1_000 * at_once)
+        # The client in Python is busy with what is streamed.
+        rate, _ = measure(node, model, at_once, requests, ANSWER_TOKENS, idle, 1_000 * at_once + 500, stream=False)
         one = one or rate
     share = f"{one / (bandwidth / bytes_):.2f} of the bandwidth's limit" if bandwidth else f"{one:.0f} tokens/s"
     print(f"{model}: one at once is {share}, 32 at once {rate / one:.1f} x one", flush=True)
@@ -266,7 +272,11 @@ def small_model(node, path):
     for name, more in ((f"{stem}-gpu", "accelerator: cuda"), (f"{stem}-cpu", "accelerator: cpu")):
         before = node.memory()
         node.apply(name, path.resolve(), 32, more)
-        seconds = node.wait_until_ready(name)
+        try:
+            seconds = node.wait_until_ready(name, 40)
+        except SystemExit as problem:
+            print(problem, flush=True)
+            continue
         began = time.monotonic()
         answers = asyncio.run(run(name, 32, 96, 16, words=30))
         seconds_of_answers = time.monotonic() - began
@@ -278,6 +288,12 @@ def small_model(node, path):
         )
         node.cli("delete", "model", name)
         node.wait_until_empty()
+
+
+def nvidia_smi():
+    """What NVIDIA's own tool shows of the memory: without what the driver keeps for itself, and by process."""
+    query = lambda what: subprocess.run(["nvidia-smi", what, "--format=csv,noheader"], capture_output=True, text=True).stdout
+    return query("--query-gpu=memory.used,memory.reserved").strip(), query("--query-compute-apps=pid,used_memory").split("\n")[:-1]
 
 
 def bandwidth():
@@ -317,6 +333,7 @@ def main():
     node = Node(arguments.binary, folder)
     print(f"{pynvml.nvmlDeviceGetName(node.gpu)}, {os.cpu_count()} cores, copies {limit / 1e12:.2f} TB/s", flush=True)
     time.sleep(4)
+    print(f"device memory without a model: {node.memory():.0f} MiB by NVML,", nvidia_smi(), flush=True)
     print(f"without a model: {node.idle_watts(3):.0f} W, the node says {node.energy()[2]:.0f} W idle", flush=True)
     for quantization, (path, parameters) in models.items():
         model, before = quantization.lower().replace("_", "-"), node.memory()
@@ -352,6 +369,7 @@ def main():
             print(f"watts in quarters of a second after a client left: {[round(w) for w in watts]} ({time.monotonic() - left:.1f} s)")
         node.cli("delete", "model", model)
         node.wait_until_empty()
+    print("device memory after all models are gone:", nvidia_smi(), flush=True)
     if "life" in parts:
         life(node, small)
     for path in arguments.model or [] if "models" in parts else []:
