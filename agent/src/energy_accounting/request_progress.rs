@@ -187,7 +187,7 @@ mod tests {
         progress.record_computed(Duration::from_millis(1_500));
         progress.record_token();
         assert_eq!(progress.progress(), Progress::Seconds(1.5));
-        let other = RequestProgress::new(progress.rate.clone());
+        let other = RequestProgress::new(progress.rate);
         assert_eq!(other.progress(), Progress::Seconds(0.0), "it waits");
     }
 }
