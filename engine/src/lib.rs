@@ -30,6 +30,7 @@ mod simulated;
     unreachable_pub,
     reason = "the crate of whole fleets' tests has the same file"
 )]
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
 mod test_adapters;
 #[cfg(test)]
 mod test_answers;

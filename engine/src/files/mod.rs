@@ -1,5 +1,7 @@
 //! The files of a model: which there are, what their headers say, and whether they are complete.
 
+// Without llama.cpp adapters are found and checked, and never loaded.
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
 pub(crate) mod adapter;
 pub(crate) mod file_defaults;
 pub(crate) mod gguf_header;
