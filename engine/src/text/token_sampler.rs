@@ -195,6 +195,10 @@ impl TokenSampler {
     fn sample(&mut self, logits: &[f32], best: usize) -> usize {
         let mut probs = logits.to_vec();
         softmax(&mut probs, logits[best], self.temperature);
+        if self.takes_any() {
+            let all = probs.iter().copied().enumerate();
+            return self.draw(all, best);
+        }
         let min_probability = probs[best] * self.min_p;
         let mut order: Vec<u32> = (0..probs.len() as u32)
             .filter(|token| {
@@ -219,12 +223,23 @@ impl TokenSampler {
             });
             order.truncate(last.map_or(order.len(), |last| last + 1));
         }
-        let total: f32 = order.iter().map(|token| probs[*token as usize]).sum();
+        let tokens = order.iter().map(|token| *token as usize);
+        self.draw(tokens.map(|token| (token, probs[token])), best)
+    }
+
+    /// Whether any token may be sampled: the large vocabulary needs no list of those that may.
+    fn takes_any(&self) -> bool {
+        self.top_k == usize::MAX && self.top_p >= 1.0 && self.min_p == 0.0
+    }
+
+    /// Draws one of these tokens by their probabilities, which need not add up to 1.
+    fn draw(&mut self, tokens: impl Iterator<Item = (usize, f32)> + Clone, best: usize) -> usize {
+        let total: f32 = tokens.clone().map(|(_, probability)| probability).sum();
         let mut remaining = self.random.f32() * total;
-        for token in &order {
-            remaining -= probs[*token as usize];
+        for (token, probability) in tokens {
+            remaining -= probability;
             if remaining < 0.0 {
-                return *token as usize;
+                return token;
             }
         }
         // Rounding errors left a rest, which goes to the most probable token.
@@ -232,15 +247,24 @@ impl TokenSampler {
     }
 }
 
-/// Returns the index of the largest value. NaN counts as the smallest.
+/// Returns the index of the largest value, of equal ones the first. NaN counts as the smallest.
+///
+/// Vocabularies have up to 200,000 tokens, and every answer needs this in each step: the largest values of interleaved
+/// parts are found side by side, in the lanes of a vector, and only then where the largest of all is.
 fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (index, value) in values.iter().enumerate() {
-        if *value > values[best] || values[best].is_nan() {
-            best = index;
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
         }
     }
-    best
+    let largest = lanes.into_iter().chain(rest.iter().copied());
+    let largest = largest.fold(f32::NEG_INFINITY, larger);
+    let first = values.iter().position(|value| *value == largest);
+    first.unwrap_or(0)
 }
 
 /// Turns logits into probabilities. `largest` is the largest logit; subtracting it keeps the exponentials
@@ -297,6 +321,40 @@ mod tests {
         let mut logits = LOGITS;
         sampler.choose(&mut logits).unwrap();
         argmax(&logits)
+    }
+
+    #[test]
+    fn limits_that_exclude_no_token_change_nothing() {
+        let draws = |top_k: Option<u32>, seed| {
+            let sampling = SamplingParams {
+                temperature: Some(1.0),
+                seed: Some(seed),
+                top_k,
+                ..SamplingParams::default()
+            };
+            chosen(&mut sampler(&sampling))
+        };
+        for seed in 0..50 {
+            assert_eq!(draws(None, seed), draws(Some(1_000), seed));
+        }
+    }
+
+    #[test]
+    fn largest_value_is_found_wherever_it_is() {
+        for length in [1, 15, 16, 17, 50] {
+            for place in 0..length {
+                let mut values = vec![f32::NAN; length];
+                values[length - 1] = -1.0;
+                values[place] = 2.0;
+                assert_eq!(argmax(&values), place, "{length}");
+                values.fill(f32::NEG_INFINITY);
+                values[place] = -3.0;
+                assert_eq!(argmax(&values), place, "{length}");
+            }
+            assert_eq!(argmax(&vec![7.0; length]), 0, "the first of equal ones");
+            assert_eq!(argmax(&vec![f32::NAN; length]), 0);
+            assert_eq!(argmax(&vec![f32::NEG_INFINITY; length]), 0);
+        }
     }
 
     #[test]
