@@ -15,7 +15,8 @@ pub(super) struct MeterReader {
 /// What the meters measured between two reads.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct MeterSample {
-    /// The selected channels that have a value: their numbers, what they measure, and their joules.
+    /// The selected channels: their numbers, what they measure, and their joules. Those of one without a value come with
+    /// a later reading, and count 0 until then.
     pub(super) channels: Vec<(usize, MeteredPart, f64)>,
     /// Sources of the selected channels.
     pub(super) sources: EnergySources,
@@ -61,7 +62,7 @@ impl MeterReader {
         let channels = selection.channels.iter();
         MeterSample {
             channels: channels
-                .filter_map(|i| Some((*i, self.part(*i), read[*i]?)))
+                .map(|i| (*i, self.part(*i), read[*i].unwrap_or(0.0)))
                 .collect(),
             sources: selected().map(|channel| channel.source).collect(),
             covers_cpu: selection.covers_cpu,
@@ -121,5 +122,42 @@ impl MeterReader {
             .channels
             .into_iter()
             .map(|index| &self.channels[index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// A meter of a processor with the readings that a test names.
+    struct Readings([MeterChannel; 1], VecDeque<Option<f64>>);
+
+    impl Meter for Readings {
+        fn channels(&self) -> &[MeterChannel] {
+            &self.0
+        }
+
+        fn read(&mut self, _: f64) -> Vec<Option<f64>> {
+            vec![self.1.pop_front().flatten()]
+        }
+    }
+
+    #[test]
+    fn channel_without_a_value_stays_in_the_window_with_no_joules() {
+        let channel = MeterChannel {
+            id: "rapl:package-0".into(),
+            name: "package-0".into(),
+            kind: ComponentKind::Cpu,
+            source: EnergySource::Rapl,
+            resolution: 0.0,
+            period: 0.0,
+            parent: None,
+        };
+        let readings = [Some(0.0), None, Some(20.0)].into();
+        let mut reader = MeterReader::new(vec![Box::new(Readings([channel], readings))]);
+        let joules = [1.0, 2.0].map(|now| reader.read(now).channels);
+        let processors = |joules| vec![(0, MeteredPart::Processors, joules)];
+        assert_eq!(joules, [processors(0.0), processors(20.0)]);
     }
 }

@@ -105,7 +105,7 @@ pub struct LedgerTotals {
 /// A request under way.
 #[derive(Debug, Clone, Copy, Default)]
 struct RequestAccount {
-    work: OpenWork,
+    open: OpenWork,
     /// Joules of the closed windows.
     joules: f64,
     /// Joules of the window that is being closed.
@@ -179,11 +179,8 @@ impl Ledger {
     pub fn open_account(&mut self, gpus: GpuUse) -> u64 {
         let account = self.next;
         self.next += 1;
-        let work = Work::default();
-        let opened = RequestAccount {
-            work: OpenWork { gpus, work },
-            ..RequestAccount::default()
-        };
+        let mut opened = RequestAccount::default();
+        opened.open.gpus = gpus;
         self.accounts.insert(account, opened);
         account
     }
@@ -191,8 +188,8 @@ impl Ledger {
     /// Adds work to an account.
     pub fn add_work(&mut self, account: u64, work: Work) {
         if let Some(account) = self.accounts.get_mut(&account) {
-            account.work.work.processors += work.processors.max(0.0);
-            account.work.work.gpu += work.gpu.max(0.0);
+            account.open.work.processors += work.processors.max(0.0);
+            account.open.work.gpu += work.gpu.max(0.0);
         }
     }
 
@@ -209,11 +206,11 @@ impl Ledger {
                 MeteredPart::Processors | MeteredPart::Node => Some(guess),
             };
             let price = self.prices.get(&part).copied().unwrap_or_default();
-            account.work.on(part) * price.per_second(guess)
+            account.open.on(part) * price.per_second(guess)
         };
         let own = self.parts.iter().map(|part| price(*part)).sum();
         let advance = own + self.settle_carried(own);
-        self.ended.push(account.work);
+        self.ended.push(account.open);
         self.totals.attributed += advance;
         self.totals.carried -= advance;
         account.joules + advance
@@ -227,12 +224,13 @@ impl Ledger {
     /// Closes the open window with a reading of the meters.
     pub fn close_window(&mut self, window: MeterWindow<'_>) {
         let seconds = window.seconds;
-        // Readings of a stopped clock or a broken meter are ignored.
-        if !(seconds > 0.0 && seconds.is_finite()) {
-            return;
-        }
         let is_valid =
             |channel: &&ChannelWindow| channel.joules >= 0.0 && channel.joules.is_finite();
+        let has_reading = window.channels.iter().any(|channel| is_valid(&channel));
+        // Readings of a stopped clock or a broken meter are ignored.
+        if !(seconds > 0.0 && seconds.is_finite() && has_reading) {
+            return;
+        }
         self.parts.clear();
         self.idle_watts = 0.0;
         let mut has_work = false;
@@ -252,7 +250,7 @@ impl Ledger {
             self.settle_with_idle(self.totals.carried);
         }
         for account in self.accounts.values_mut() {
-            account.work.work = Work::default();
+            account.open.work = Work::default();
         }
     }
 
@@ -263,7 +261,7 @@ impl Ledger {
             self.parts.push(part);
         }
         self.totals.metered += joules;
-        let open: f64 = self.accounts.values().map(|a| a.work.on(part)).sum();
+        let open: f64 = self.accounts.values().map(|a| a.open.on(part)).sum();
         let ended: f64 = self.ended.iter().map(|ended| ended.on(part)).sum();
         let work = open + ended;
         let line = line(&mut self.lines, channel, self.guessed_idle);
@@ -293,7 +291,7 @@ impl Ledger {
             // Joules that were settled before are out of `carried` already; those of this window are added.
             self.totals.carried += above * ended / work;
             for account in self.accounts.values_mut() {
-                account.window_joules += above * account.work.on(part) / work;
+                account.window_joules += above * account.open.on(part) / work;
             }
         }
         work > 0.0

@@ -248,6 +248,16 @@ fn broken_readings_are_ignored() {
     assert_eq!(ledger.totals(), LedgerTotals::default());
 }
 
+#[test]
+fn work_of_a_window_without_a_reading_counts_in_the_next() {
+    let mut ledger = Ledger::with_idle(10.0);
+    let account = ledger.open();
+    ledger.work(account, 1.0);
+    ledger.close(1.0, f64::NAN);
+    ledger.close(1.0, 30.0);
+    assert!((ledger.settle_account(account, 1.0) - 20.0).abs() < 1e-9);
+}
+
 #[derive(Debug, Clone)]
 enum LedgerStep {
     Open,
