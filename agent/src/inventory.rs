@@ -141,7 +141,7 @@ pub(crate) fn cores() -> u32 {
 /// The kinds of processors that the engines of this build can use on this machine.
 fn accelerators() -> Vec<String> {
     let mut names = vec!["cpu"];
-    if cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists() {
+    if flotilla_engine::has_cuda_gpu() {
         names.push("cuda");
     }
     if cfg!(feature = "metal") && cfg!(target_os = "macos") {

@@ -44,6 +44,7 @@ pub use engine::{
 pub use error::LoadError;
 pub use file_reading::FileReading;
 pub use files::check_model_files;
+pub use gpu_context::has_cuda_gpu;
 #[cfg(feature = "llama")]
 pub use llama::LlamaEngine;
 pub use local::LocalEngine;

@@ -28,7 +28,7 @@ PARTS = ["speed", "mixed", "life", "models"]
 # How often a node reports its energy, and a little more.
 REPORT_SECONDS = 6
 # The shape of the model: 0.98 billion parameters with the vocabulary of a demo model.
-LAYERS, HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, CONTEXT = 16, 2048, 32, 8, 8192, 4096
+LAYERS, HIDDEN, HEADS, KV_HEADS, CONTEXT = 16, 2048, 32, 8, 4096
 PROMPT_WORDS, ANSWER_TOKENS = 260, 128
 WORDS = "the shop opens at nine and closes when the last of them has gone home with bread milk or fruit".split()
 
@@ -207,16 +207,16 @@ def measure(node, model, at_once, requests, tokens, idle, base, stream=True):
     seconds, joules = time.monotonic() - began, node.metered() - joules
     written = sum(answer["usage"]["completion_tokens"] for answer in answers)
     read = statistics.mean(answer["usage"]["prompt_tokens"] for answer in answers)
-    told = sum(answer["joules"] for answer in answers)
+    charged = sum(answer["joules"] for answer in answers)
     above = joules - idle * seconds
     first = statistics.median(answer["first"] for answer in answers) if stream else None
     how = f"first token after {first:.3f} s" if stream else "in whole answers"
     print(
-        f"{model:8} {at_once:3} at once: {written / seconds:7.0f} tokens/s, {how} (prompts of {read:.0f}), {joules / seconds:4.0f} W; a request: told {told / requests:.2f} J, "
-        f"metered above idle {above / requests:.2f} J, ratio {told / above:.3f}",
+        f"{model:8} {at_once:3} at once: {written / seconds:7.0f} tokens/s, {how} (prompts of {read:.0f}), {joules / seconds:4.0f} W; a request: charged {charged / requests:.2f} J, "
+        f"metered above idle {above / requests:.2f} J, ratio {charged / above:.3f}",
         flush=True,
     )
-    return written / seconds, told / requests
+    return written / seconds, charged / requests
 
 
 def speed(node, model, bytes_, bandwidth, idle):
@@ -245,7 +245,7 @@ async def mixed(node, model):
 
 
 async def leave_early(model, tokens=900, after=20):
-    """Leaves while an answer is written. Returns how long the GPU goes on."""
+    """Leaves while an answer is written."""
     async with session() as http:
         body = {"model": model, "messages": [{"role": "user", "content": prompt(1)}], "max_tokens": tokens, "stream": True}
         async with http.post(f"{URL}/v1/chat/completions", json={**body, "logit_bias": {"0": -100, "1": -100, "2": -100}}) as response:
@@ -356,10 +356,10 @@ def main():
             seconds = time.monotonic() - began
             above = node.metered() - joules - idle * seconds
             time.sleep(REPORT_SECONDS)
-            told = node.energy()[1] - attributed
+            charged = node.energy()[1] - attributed
             print(
                 f"short beside long answers, {seconds:.0f} s: {with_short:.2f} and {with_long:.2f} J "
-                f"(apart, 8 at once: {short:.2f} and {long:.2f}); told {told:.0f} J, metered above idle {above:.0f} J",
+                f"(apart, 8 at once: {short:.2f} and {long:.2f}); charged {charged:.0f} J, metered above idle {above:.0f} J",
                 flush=True,
             )
         if "life" in parts and quantization == "F16":

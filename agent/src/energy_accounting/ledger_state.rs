@@ -119,8 +119,11 @@ impl LedgerState {
                 Some(process) => self.model_cpu.end(process, seconds),
                 None => seconds,
             };
-            let gpu = seconds;
-            self.ledger.add_work(account, Work { processors, gpu });
+            let work = Work {
+                processors,
+                gpu: seconds,
+            };
+            self.ledger.add_work(account, work);
             self.has_ended_requests = true;
         }
         let joules = self.ledger.settle_account(account, guessed_watts);
@@ -162,8 +165,11 @@ impl LedgerState {
         for (account, process, seconds) in counted {
             let factor = process.and_then(|process| factors.get(&process));
             let processors = seconds * factor.copied().unwrap_or(1.0);
-            let gpu = seconds;
-            self.ledger.add_work(account, Work { processors, gpu });
+            let work = Work {
+                processors,
+                gpu: seconds,
+            };
+            self.ledger.add_work(account, work);
         }
         let running = &self.running;
         self.model_cpu.retain(|process| {

@@ -12,6 +12,7 @@ use crate::LoadError;
 use crate::files::gguf_header::GgufHeader;
 use crate::files::inspection::Inspection;
 use crate::files::model_files::ModelFiles;
+use crate::gpu_context::has_cuda_gpu;
 use crate::text::context_length::context_length;
 
 /// The context length that is assumed when the file does not state its own, in tokens.
@@ -204,10 +205,10 @@ fn pipeline(header: &GgufHeader) -> spec::Pipeline {
 /// Whether this build of llama.cpp seems to have an accelerator. Unlike [`has_accelerator`] this does not open one that
 /// would keep memory for this process, and draw power for it, from then on.
 pub(super) fn seems_to_have_accelerator() -> bool {
-    if cfg!(feature = "cuda") {
-        return std::path::Path::new("/dev/nvidia0").exists();
+    match cfg!(feature = "cuda") {
+        true => has_cuda_gpu(),
+        false => has_accelerator(),
     }
-    has_accelerator()
 }
 
 /// Whether this build of llama.cpp can compute on an accelerator of this machine.
@@ -234,6 +235,15 @@ mod tests {
         spec: &ModelSpec,
         pooling: Option<u64>,
     ) -> Result<LoadPlan, LoadError> {
+        plan_on(architecture, spec, pooling, false)
+    }
+
+    fn plan_on(
+        architecture: &str,
+        spec: &ModelSpec,
+        pooling: Option<u64>,
+        has_accelerator: bool,
+    ) -> Result<LoadPlan, LoadError> {
         let files = ModelFiles::Gguf {
             dir: "/models".into(),
             files: vec![
@@ -248,7 +258,13 @@ mod tests {
         if let Some(pooling) = pooling {
             values.insert(format!("{architecture}.pooling_type"), pooling.into());
         }
-        LoadPlan::new(spec, &files, &Inspection::Gguf(vec![header]), 2, false)
+        LoadPlan::new(
+            spec,
+            &files,
+            &Inspection::Gguf(vec![header]),
+            2,
+            has_accelerator,
+        )
     }
 
     #[test]
@@ -313,32 +329,17 @@ mod tests {
 
     #[test]
     fn accelerator_computes_whatever_is_in_a_step_at_once() {
-        let header = || {
-            let mut header = GgufHeader::default();
-            let values = &mut header.values;
-            values.insert("general.architecture".into(), "llama".into());
-            values.insert("llama.context_length".into(), 16_384.into());
-            header
-        };
-        let plan = |accelerator, has_accelerator| {
-            let files = ModelFiles::Gguf {
-                dir: "/models".into(),
-                files: vec!["a.gguf".into()],
-            };
-            let spec = ModelSpec {
-                accelerator,
-                ..ModelSpec::default()
-            };
-            let inspection = Inspection::Gguf(vec![header()]);
-            LoadPlan::new(&spec, &files, &inspection, 2, has_accelerator).unwrap()
-        };
         for (accelerator, has_accelerator, on_cpu) in [
             (None, false, true),
             (None, true, false),
             (Some(Accelerator::Cpu), true, true),
             (Some(Accelerator::Cuda), true, false),
         ] {
-            let plan = plan(accelerator, has_accelerator);
+            let spec = ModelSpec {
+                accelerator,
+                ..ModelSpec::default()
+            };
+            let plan = plan_on("llama", &spec, None, has_accelerator).unwrap();
             assert_eq!(
                 (plan.is_on_cpu(), plan.has_unified_cache()),
                 (on_cpu, !on_cpu)

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::adapter_turns::AdapterId;
 use crate::text::token_sampler::{SampledToken, TokenSampler};
 
-/// How often the reader of a sequence is told what it takes: twice in a window of the energy accounts.
+/// How often the time of a sequence is reported to its reader: twice in a window of the energy accounts.
 const TIME_REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// An answer to compute.
@@ -54,7 +54,7 @@ pub(super) struct Sequence {
     pub(super) computed: usize,
     /// The scores of the prompt so far.
     scores: Vec<SampledToken>,
-    /// How long the steps have taken for this sequence, and when its reader was told.
+    /// How long the steps have taken for this sequence, and when that was reported.
     time: Duration,
     time_reported: Instant,
 }

@@ -4,6 +4,7 @@ use flotilla_core::spec::{Accelerator, Dtype};
 use mistralrs::{Device, ModelDType, best_device};
 
 use crate::files::model_shape::ModelShape;
+use crate::gpu_context::has_cuda_gpu;
 
 /// The number of sequences that are computed at once, on every device.
 ///
@@ -85,8 +86,7 @@ pub(super) fn can_compute(
 /// Whether this build is for an accelerator and the node seems to have one. Unlike [`has_accelerator`] this does not
 /// open the device, which would take memory of it.
 pub(super) fn seems_to_have_accelerator() -> bool {
-    let has_gpu = cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists();
-    has_gpu || cfg!(all(feature = "metal", target_os = "macos"))
+    has_cuda_gpu() || cfg!(all(feature = "metal", target_os = "macos"))
 }
 
 /// Whether mistral.rs can compute on an accelerator of this node.

@@ -76,15 +76,15 @@ impl Request {
     }
 }
 
-/// What the ledger told, against what was.
+/// What the ledger charged, against what requests took.
 #[derive(Debug, Default)]
 struct Errors {
     /// The relative errors of requests.
     requests: Vec<f64>,
-    told: f64,
+    charged: f64,
     taken: f64,
-    /// The largest part of the metered energy of ten seconds that was told to nobody.
-    untold: f64,
+    /// The largest part of the metered energy of ten seconds that was attributed to nobody.
+    unattributed: f64,
 }
 
 impl Errors {
@@ -211,10 +211,10 @@ fn simulate(source: Source, most: usize, seconds: f64, seed: u64) -> Errors {
                     gpu: seconds,
                 };
                 ledger.add_work(account, work);
-                let told = ledger.settle_account(account, 44.2);
-                errors.told += told;
+                let charged = ledger.settle_account(account, 44.2);
+                errors.charged += charged;
                 errors.taken += request.joules;
-                errors.requests.push((told / request.joules - 1.0).abs());
+                errors.requests.push((charged / request.joules - 1.0).abs());
             }
         }
         let length = if running.is_empty() && !had_requests {
@@ -260,8 +260,8 @@ fn simulate(source: Source, most: usize, seconds: f64, seed: u64) -> Errors {
             ten_seconds_end = now;
             let totals = ledger.totals();
             let metered = totals.metered - ten_seconds.metered;
-            let untold = (totals.carried - ten_seconds.carried).abs();
-            errors.untold = errors.untold.max(untold / metered);
+            let unattributed = (totals.carried - ten_seconds.carried).abs();
+            errors.unattributed = errors.unattributed.max(unattributed / metered);
             ten_seconds = totals;
         }
     }
@@ -270,7 +270,9 @@ fn simulate(source: Source, most: usize, seconds: f64, seed: u64) -> Errors {
 
 #[test]
 fn joules_of_requests_agree_with_a_gpu_meter() {
-    println!("at once | progress | requests | mean error | within 15 % | sum | untold in 10 s");
+    println!(
+        "at once | progress | requests | mean error | within 15 % | sum | unattributed in 10 s"
+    );
     // The least part of the requests that must be within 15 %.
     for (most, source, within) in [
         (1, Source::Reported, 0.99),
@@ -281,16 +283,20 @@ fn joules_of_requests_agree_with_a_gpu_meter() {
         (32, Source::Observed, 0.5),
     ] {
         let errors = simulate(source, most, 600.0, 7);
-        let sum = errors.told / errors.taken - 1.0;
+        let sum = errors.charged / errors.taken - 1.0;
         println!(
             "1 to {most} | {source:?} | {} | {:.1} % | {:.1} % | {:+.1} % | {:.2} %",
             errors.requests.len(),
             100.0 * errors.mean(),
             100.0 * errors.within(),
             100.0 * sum,
-            100.0 * errors.untold,
+            100.0 * errors.unattributed,
         );
-        assert!(errors.untold < 0.03, "{most} {source:?}: {}", errors.untold);
+        assert!(
+            errors.unattributed < 0.03,
+            "{most} {source:?}: {}",
+            errors.unattributed
+        );
         assert!(sum.abs() < 0.03, "{most} {source:?}: {sum}");
         assert!(errors.within() > within, "{most} {source:?}");
     }

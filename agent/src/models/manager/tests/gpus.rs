@@ -55,7 +55,7 @@ fn model(name: &str, memory: u64, accelerator: Option<Accelerator>) -> DesiredMo
     desired
 }
 
-/// Where a model is: its GPU as controllers learn it, and what its engine was told.
+/// Where a model is: its GPU as controllers learn it, and the device that its engine got.
 fn place(
     manager: &TestManager,
     models: &[ModelStatus],
