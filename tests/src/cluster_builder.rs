@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use flotilla_controller::StoreAddress;
 
 use crate::member::ControllerSettings;
-use crate::{AgentSettings, Cluster};
+use crate::{AgentSettings, Cluster, any_port};
 
 /// Where the members of a cluster run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,9 +129,4 @@ impl ClusterBuilder {
         cluster.wait_until_ready(&names).await;
         cluster
     }
-}
-
-/// Any free port of loopback.
-fn any_port() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
 }

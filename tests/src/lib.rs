@@ -46,7 +46,7 @@ pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
 pub use models::{chat_model, demo_model, simulated_model};
 pub use polling::{find_in_time, holds_in_time};
-pub use ports::free_address;
+pub use ports::{any_port, free_address};
 pub use proc_files::{is_running, open_files, resident_bytes, runners, send_signal};
 pub use process::{CONTROLLER_ON_FREE_PORTS, Process, address_in_line};
 pub use proxy::Proxy;

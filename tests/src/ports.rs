@@ -1,4 +1,5 @@
-//! Free addresses for programs that cannot report a port of their own choice, such as etcd.
+//! Addresses of loopback: any port, and free ones for programs that cannot report a port of their own choice, such as
+//! etcd.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
@@ -10,6 +11,12 @@ const PORTS: Range<u16> = 15_000..32_000;
 
 /// How many ports this process has tried.
 static TRIED_PORTS: AtomicU16 = AtomicU16::new(0);
+
+/// Returns the address of loopback on which the system chooses a free port.
+#[must_use]
+pub fn any_port() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
 
 /// Returns an address of loopback on which nobody listens, another one each time.
 ///

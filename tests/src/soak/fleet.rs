@@ -12,8 +12,8 @@ use super::full_disk::SmallDisk;
 use super::host_clock::HostClock;
 use super::{AGENTS, CONTROLLERS, ETCD_MEMBERS, NODE_MEMORY, ResourceGrowth, is_settled};
 use crate::{
-    Api, DEADLINE, Etcd, Process, address_in_line, free_address, open_files, resident_bytes,
-    simulated_model,
+    Api, DEADLINE, Etcd, Process, address_in_line, any_port, free_address, open_files,
+    resident_bytes, simulated_model,
 };
 
 /// How often a condition is checked.
@@ -74,9 +74,8 @@ impl SoakFleet {
             agents: Vec::new(),
             revision: 0,
         };
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         for index in 0..CONTROLLERS {
-            let controller = fleet.start_controller(index, any_port, any_port);
+            let controller = fleet.start_controller(index, any_port(), any_port());
             fleet.controllers.push(controller);
         }
         for index in 0..AGENTS {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_telemetry::names::{self, InstrumentKind};
 use flotilla_tests::collector::{Collector, ReceivedTelemetry, attribute_text};
-use flotilla_tests::{AgentSettings, Cluster, Mode, Process, free_address, simulated_model};
+use flotilla_tests::{
+    AgentSettings, Cluster, Mode, Process, any_port, free_address, simulated_model,
+};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -74,7 +76,7 @@ fn spans_of_trace<'a>(
 
 #[tokio::test]
 async fn request_is_one_trace_from_the_client_to_the_last_token() {
-    let collector = Collector::start(free_address()).await;
+    let collector = Collector::start(any_port()).await;
     let cluster = observed_cluster(&collector, &[]).await;
     let api = cluster.api();
     let spec = |models: &[&str], examples: &[&str]| json!({"models": models, "examples": examples});
@@ -162,7 +164,7 @@ async fn request_is_one_trace_from_the_client_to_the_last_token() {
 
 #[tokio::test]
 async fn content_is_sent_only_when_enabled_and_never_for_zoned_requests() {
-    let collector = Collector::start(free_address()).await;
+    let collector = Collector::start(any_port()).await;
     let capture = ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true");
     let mut cluster = observed_cluster(&collector, &[capture]).await;
     cluster.start_agent(AgentSettings::new("n2").args(&["--zone", "clinic"]));
@@ -223,7 +225,7 @@ async fn content_is_sent_only_when_enabled_and_never_for_zoned_requests() {
 
 #[tokio::test]
 async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
-    let collector = Collector::start(free_address()).await;
+    let collector = Collector::start(any_port()).await;
     let cluster = observed_cluster(&collector, &[("OTEL_TRACES_SAMPLER", "always_off")]).await;
     ask(&cluster, "m", None, false).await;
     ask(&cluster, "m", None, true).await;

@@ -9,7 +9,7 @@ use flotilla_core::ModelName;
 use flotilla_core::generate::{GenerateInput, GenerateRequest};
 use flotilla_core::spec::{EngineKind, Model, Resource};
 use flotilla_proto::v1;
-use flotilla_tests::Process;
+use flotilla_tests::{Process, any_port};
 use futures::StreamExt;
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -61,10 +61,9 @@ impl Fleet {
     /// Starts a fleet and waits until the model is served.
     pub(crate) async fn start(file: &Path, engine: EngineKind) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be created");
-        let any_port = ([127, 0, 0, 1], 0).into();
         let controller = Controller::start(ControllerConfig {
-            http: any_port,
-            link: any_port,
+            http: any_port(),
+            link: any_port(),
             store: StoreAddress::Embedded(dir.path().join("store")),
             data_dir: dir.path().join("store"),
             ..ControllerConfig::default()

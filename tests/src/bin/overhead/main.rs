@@ -16,7 +16,7 @@ use flotilla_core::ModelName;
 use flotilla_core::generate::{ChatMessage, GenerateInput, GenerateRequest};
 use flotilla_proto::v1;
 use flotilla_tests::http_load::{Connection, LoadMeasurement, measure};
-use flotilla_tests::{Cluster, Mode, Process, simulated_model};
+use flotilla_tests::{Cluster, Mode, Process, any_port, simulated_model};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -52,10 +52,9 @@ fn answer_form(stream: bool) -> &'static str {
 /// Measures an agent alone. This process is its controller and calls it without HTTP.
 async fn measure_grpc(time: Duration) {
     let dir = tempfile::tempdir().expect("a temporary directory can be created");
-    let any_port = ([127, 0, 0, 1], 0).into();
     let controller = Controller::start(ControllerConfig {
-        http: any_port,
-        link: any_port,
+        http: any_port(),
+        link: any_port(),
         store: StoreAddress::Embedded(dir.path().join("store")),
         data_dir: dir.path().join("store"),
         ..ControllerConfig::default()
