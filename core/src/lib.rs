@@ -11,6 +11,8 @@
 //! - the order of waiting requests ([`admission`]);
 //! - how much of a disk files of models may take ([`disk`]), and when those go that no model needs
 //!   ([`retention`]);
+//! - what the fleet keeps of prompts and answers to learn from, and the examples that it suggests
+//!   ([`dataset`]);
 //! - requests, events and errors as all layers share them ([`generate`]), and how the JSON of clients is
 //!   read ([`json`]).
 //!
@@ -19,6 +21,7 @@
 
 pub mod admission;
 pub mod artifact;
+pub mod dataset;
 pub mod disk;
 pub mod energy;
 pub mod estimate;

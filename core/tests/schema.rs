@@ -148,6 +148,8 @@ const VALID: &[(&str, &str)] = &[
         "{models: [a, b], cascade: {accept: {measure: mean, atLeast: 0.5}, tiers: {a: {atLeast: 1}},
           schema: {type: object}}}",
     ),
+    ("Task", "{models: [a], learn: {from: feedback}}"),
+    ("Task", "{models: [a], learn: {from: [escalations, feedback], keep: 100000}}"),
     ("Router", "{}"),
     ("Router", "{defaultTask: t, abstain: {minConfidence: 0.4}, examples: [hm]}"),
     ("Router", "{abstain: {falseAbstentionRate: 0, minConfidence: null}}"),
@@ -227,6 +229,14 @@ const INVALID: &[(&str, &str)] = &[
     ("Task", "{models: [auto]}"),
     ("Task", "{models: [a, a]}"),
     ("Task", "{models: [a], cascade: {}}"),
+    ("Task", "{models: [a], learn: {}}"),
+    ("Task", "{models: [a], learn: {from: []}}"),
+    ("Task", "{models: [a], learn: {from: all}}"),
+    ("Task", "{models: [a], learn: {from: feedback, keep: 0}}"),
+    (
+        "Task",
+        "{models: [a], learn: {from: feedback, keep: 100001}}",
+    ),
     ("Task", "{models: [a, b], cascade: {accept: {atLeast: 2}}}"),
     (
         "Task",

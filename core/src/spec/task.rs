@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{API_VERSION, Metadata, ValidationErrors};
+use super::{API_VERSION, LearnSpec, Metadata, ValidationErrors};
 use crate::admission::Priority;
 use crate::routing::{AnswerLimits, CascadeSpec, ConfidenceThreshold, ObjectiveWeights};
 use crate::{HumanDuration, Joules, ModelName, TaskName, ZoneName};
@@ -65,6 +65,10 @@ pub struct TaskSpec {
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     #[schemars(with = "Vec<ZoneName>")]
     pub zones: BTreeSet<ZoneName>,
+    /// What controllers keep of the task's prompts and answers, to learn from. Requests that are held to
+    /// privacy zones are never kept. Default: none, nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learn: Option<LearnSpec>,
 }
 
 /// Adds the rule that a cascade has at least two models.
@@ -165,7 +169,7 @@ fn check_fraction(errors: &mut ValidationErrors, field: &str, fraction: Option<f
 }
 
 /// Largest size of an example, in bytes.
-const MAX_EXAMPLE_BYTES: usize = 10_000;
+pub(crate) const MAX_EXAMPLE_BYTES: usize = 10_000;
 
 /// Checks the examples in `field`.
 pub(super) fn check_examples(errors: &mut ValidationErrors, field: &str, examples: &[String]) {
@@ -238,6 +242,9 @@ impl Task {
             "spec.hedge.after",
             "must be above 0",
         );
+        if let Some(learn) = &spec.learn {
+            learn.validate(&mut errors);
+        }
         errors.into_result()
     }
 
