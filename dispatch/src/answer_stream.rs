@@ -143,6 +143,7 @@ impl Stream for RecordedAnswer {
         let this = &mut *self;
         match &mut next {
             Some(Ok(events)) => {
+                this.recorder.record_text(events);
                 if let Some(content) = &mut this.content {
                     content.append(events);
                 }

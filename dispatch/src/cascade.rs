@@ -106,6 +106,7 @@ fn send_held(mut execution: PlanExecution<'_>, held: HeldAnswer) -> BackendAnswe
     let (served_by, mut recorder) = execution.record_answer(held.replica);
     recorder.record_first_events();
     let (mut events, usage) = held.answer.unwrap_or_default();
+    recorder.record_text(&events);
     recorder.record_usage(usage);
     if let Some(GenerateEvent::Usage(usage)) = events.last_mut() {
         usage.energy = Some(recorder.energy());

@@ -5,10 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use flotilla_core::routing::{RequestOutcome, RoutingDecision};
+use flotilla_core::spec::LearnSource;
 use flotilla_telemetry::clock::unix_millis;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::decision_recorder::DecisionRecorder;
+use crate::held_prompts::HeldPrompts;
 use crate::prompt_log::PromptLog;
 use crate::request_context::RequestContext;
 use crate::request_observer::RequestObserver;
@@ -26,6 +29,8 @@ struct DecisionRing {
     next: AtomicU64,
     observer: RequestObserver,
     prompts: PromptLog,
+    /// The prompts of tasks that learn from feedback.
+    held_prompts: Arc<HeldPrompts>,
     /// Decision number n is in slot n modulo their count, until a later decision replaces it.
     slots: Box<[ArcSwapOption<StoredDecision>]>,
 }
@@ -57,6 +62,7 @@ impl DecisionLog {
                 observer,
                 next: AtomicU64::new(0),
                 prompts: PromptLog::default(),
+                held_prompts: Arc::default(),
                 slots: slots.collect(),
             }),
         }
@@ -69,21 +75,30 @@ impl DecisionLog {
         context: Arc<RequestContext>,
     ) -> DecisionRecorder {
         let number = self.ring.next.fetch_add(1, Ordering::Relaxed);
+        let kept = self.ring.slots.len() as u64;
+        let oldest = (number + 1).saturating_sub(kept);
         if let Some(prompt) = decision.prompt.take() {
             self.ring.prompts.insert(number, prompt);
-            let kept = self.ring.slots.len() as u64;
-            let oldest = (number + 1).saturating_sub(kept);
             self.ring.prompts.forget_before(oldest);
+        }
+        if let Some(prompt) = context.kept_prompt()
+            && prompt.learn.learns_from(LearnSource::Feedback)
+        {
+            self.ring.held_prompts.insert(number, prompt.clone());
+            self.ring.held_prompts.remove_before(oldest);
         }
         let stored = Arc::new(StoredDecision {
             number,
             at: unix_millis(),
             decision,
             outcome: OnceLock::new(),
+            record: Mutex::default(),
         });
         let slot = (number % self.ring.slots.len() as u64) as usize;
         self.ring.slots[slot].store(Some(stored.clone()));
-        DecisionRecorder::new(self.id(number), stored, context, self.ring.observer.clone())
+        let held_prompts = self.ring.held_prompts.clone();
+        let observer = self.ring.observer.clone();
+        DecisionRecorder::new(self.id(number), stored, context, observer, held_prompts)
     }
 
     /// Records the decision about a request that is answered at once, for benchmarks.
@@ -95,33 +110,51 @@ impl DecisionLog {
     /// Returns the decision with this id, if this controller made it and still keeps it.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<DecisionRecord> {
-        let (controller, number) = id.split_once('-')?;
-        if controller != self.ring.controller {
-            return None;
-        }
-        let number = u64::from_str_radix(number, 16).ok()?;
-        let slot = (number % self.ring.slots.len() as u64) as usize;
-        let stored = self.ring.slots[slot].load_full()?;
-        (stored.number == number).then(|| DecisionRecord {
-            id: Some(self.id(number)),
+        let stored = self.stored(id)?;
+        Some(DecisionRecord {
+            id: Some(self.id(stored.number)),
             at: stored.at,
             decision: RoutingDecision {
-                prompt: self.ring.prompts.get(number),
+                prompt: self.ring.prompts.get(stored.number),
                 ..stored.decision.clone()
             },
             outcome: stored.outcome.get().cloned(),
         })
     }
 
-    /// Returns the id of the controller that made the decision with this id.
+    /// Returns the decision with this id as it is stored, if this controller made it and still keeps it.
+    pub(crate) fn stored(&self, id: &str) -> Option<Arc<StoredDecision>> {
+        let (controller, number) = parse_id(id)?;
+        if controller != self.ring.controller {
+            return None;
+        }
+        let slot = (number % self.ring.slots.len() as u64) as usize;
+        let stored = self.ring.slots[slot].load_full()?;
+        (stored.number == number).then_some(stored)
+    }
+
+    /// The prompts that are held until feedback comes.
+    pub(crate) fn held_prompts(&self) -> &HeldPrompts {
+        &self.ring.held_prompts
+    }
+
+    /// Returns the id of the controller that made the decision with this id. `None` if it is no such id.
     #[must_use]
     pub fn owner(id: &str) -> Option<&str> {
-        Some(id.split_once('-')?.0)
+        parse_id(id).map(|(controller, _)| controller)
     }
 
     fn id(&self, number: u64) -> String {
         format!("{}-{number:x}", self.ring.controller)
     }
+}
+
+/// Splits the id of a decision into that of its controller and its number. Nothing but the id itself passes:
+/// ids from clients become parts of paths, and the records of datasets are found by them.
+fn parse_id(id: &str) -> Option<(&str, u64)> {
+    let (controller, text) = id.split_once('-')?;
+    let number = u64::from_str_radix(text, 16).ok()?;
+    (format!("{number:x}") == text).then_some((controller, number))
 }
 
 #[cfg(test)]
@@ -149,6 +182,17 @@ mod tests {
         let (mut first, context) = record("one");
         let id = first.id().to_owned();
         assert_eq!(DecisionLog::owner(&id), Some("abc"));
+        for other in [
+            "abc",
+            "abc-",
+            "abc-1/../x",
+            "abc-1?x",
+            "abc-01",
+            "abc-+1",
+            "abc-A",
+        ] {
+            assert_eq!(DecisionLog::owner(other), None, "{other}");
+        }
         assert_eq!(log.get(&id).unwrap().outcome, None);
         first.record_first_events();
         first.record_usage(Usage {

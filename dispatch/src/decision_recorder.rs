@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::generate::{RequestError, Usage};
+use flotilla_core::generate::{GenerateEvent, RequestError, Usage};
 use flotilla_core::routing::{OutcomeStatus, RequestOutcome};
+use flotilla_core::spec::LearnSource;
 use flotilla_core::{ModelName, TaskName};
 use flotilla_telemetry::names::attr;
-use flotilla_telemetry::server_metrics::{RequestLabels, RequestStats};
+use flotilla_telemetry::server_metrics::{DropReason, RequestLabels, RequestStats};
 use flotilla_telemetry::trace::RequestSpan;
 
+use crate::held_prompts::HeldPrompts;
+use crate::kept_answer::{AnswerNotKept, KeptAnswer};
+use crate::kept_prompt::is_escalation;
 use crate::request_context::RequestContext;
 use crate::request_observer::{EndedRequest, RequestObserver};
-use crate::stored_decision::StoredDecision;
+use crate::stored_decision::{RecordState, StoredDecision};
 
 /// Records how one request ends, exactly once. A success is recorded before the client can read the end
 /// of the answer, so that a client that has the answer finds a complete record. Dropping the recorder
@@ -23,6 +27,9 @@ pub(crate) struct DecisionRecorder {
     stored: Arc<StoredDecision>,
     context: Arc<RequestContext>,
     observer: RequestObserver,
+    held_prompts: Arc<HeldPrompts>,
+    /// The text of the answer. `None` unless the task of the request learns.
+    answer: Option<KeptAnswer>,
     outcome: RequestOutcome,
     /// Whether the requested model or task exists. Metrics have no label for others, since clients
     /// could make any number of them.
@@ -41,13 +48,16 @@ impl DecisionRecorder {
         stored: Arc<StoredDecision>,
         context: Arc<RequestContext>,
         observer: RequestObserver,
+        held_prompts: Arc<HeldPrompts>,
     ) -> Self {
         context.hand_to_recorder();
         Self {
             id,
             stored,
+            answer: context.kept_prompt().map(|_| KeptAnswer::default()),
             context,
             observer,
+            held_prompts,
             outcome: RequestOutcome::default(),
             known_target: true,
             first_token: None,
@@ -69,6 +79,13 @@ impl DecisionRecorder {
     /// Records that the first events have arrived.
     pub(crate) fn record_first_events(&mut self) {
         self.first_token = Some(self.context.arrived.elapsed());
+    }
+
+    /// Records the text of these events, if the task of the request learns.
+    pub(crate) fn record_text(&mut self, events: &[GenerateEvent]) {
+        if let Some(answer) = &mut self.answer {
+            answer.append(events);
+        }
     }
 
     /// Records the tokens and times of the answer.
@@ -95,7 +112,50 @@ impl DecisionRecorder {
     /// Records that the answer is complete.
     pub(crate) fn record_success(&mut self) {
         self.outcome.status = OutcomeStatus::Answered;
+        self.keep_answer();
         self.finish(None);
+    }
+
+    /// Keeps the complete answer, if the task of the request learns from it: in the task's dataset if it is
+    /// an escalation or has feedback already, and in memory until feedback comes.
+    fn keep_answer(&mut self) {
+        let (Some(prompt), Some(answer)) = (self.context.kept_prompt(), self.answer.take()) else {
+            return;
+        };
+        let (decision, learn) = (&self.stored.decision, &prompt.learn);
+        let mut state = self.stored.record.lock();
+        let feedback = match &*state {
+            RecordState::NotKept => None,
+            RecordState::Kept(feedback) => feedback.clone(),
+            RecordState::Forbidden => return,
+        };
+        let is_held = learn.learns_from(LearnSource::Feedback);
+        let is_escalation = learn.learns_from(LearnSource::Escalations) && is_escalation(decision);
+        let is_recorded = is_escalation || feedback.is_some();
+        if !is_held && !is_recorded {
+            return;
+        }
+        let answer = match answer.complete() {
+            Ok(answer) => answer,
+            Err(AnswerNotKept::NoCompleteText) => return,
+            Err(AnswerNotKept::TooLarge) => {
+                let metrics = &self.observer.metrics;
+                return metrics.record_dropped_record(prompt.task.as_str(), DropReason::TooLarge);
+            }
+        };
+        if is_held {
+            self.held_prompts.set_answer(self.stored.number, &answer);
+        }
+        if is_recorded {
+            let record = prompt.record(decision, &self.id, self.stored.at, Some(answer));
+            let record = match &feedback {
+                Some(feedback) => record.with_feedback(feedback.clone()),
+                None => record,
+            };
+            if self.observer.keep_record(record, learn.keep) {
+                *state = RecordState::Kept(feedback);
+            }
+        }
     }
 
     /// Records that the request failed before or during its answer.

@@ -11,11 +11,13 @@ use flotilla_core::generate::{
 use flotilla_core::routing::RoutingDecision;
 use flotilla_gateway::{Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
 use flotilla_telemetry::names::{PROVIDER, attr, span};
+use flotilla_telemetry::server_metrics::DropReason;
 use flotilla_telemetry::trace::RequestSpan;
 
 use crate::affinity_cache::AffinityCache;
 use crate::cascade;
 use crate::dispatch_context::{DispatchConfig, DispatchContext};
+use crate::kept_prompt::{KeptPrompt, PromptTooLarge};
 use crate::plan::{self, DispatchPlan, RequestProfile};
 use crate::plan_execution::PlanExecution;
 use crate::refusal;
@@ -159,6 +161,15 @@ impl Backend for Dispatcher {
             Ok(plan) => plan,
             Err(error) => return Err(self.context.refuse(decision, context, error)),
         };
+        match KeptPrompt::of_request(&plan, &request.input) {
+            Ok(Some(prompt)) => context.set_kept_prompt(prompt),
+            Ok(None) => {}
+            Err(PromptTooLarge) => {
+                let task = decision.task.as_ref().map_or("", TaskName::as_str);
+                let metrics = &self.context.observer.metrics;
+                metrics.record_dropped_record(task, DropReason::TooLarge);
+            }
+        }
         let span = &context.span;
         if span.is_recording() {
             set_request_attributes(span, &request);

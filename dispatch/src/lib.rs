@@ -14,6 +14,7 @@ mod answer_stream;
 mod attempt;
 mod candidate_estimate;
 mod cascade;
+mod dataset_sink;
 mod decision_log;
 mod decision_recorder;
 mod dispatch_context;
@@ -21,7 +22,11 @@ mod dispatcher;
 mod dry_run;
 mod endpoints;
 mod failing_requests;
+mod feedback;
 mod hedge;
+mod held_prompts;
+mod kept_answer;
+mod kept_prompt;
 mod load_guard;
 mod next_replica;
 mod pending_queue;
@@ -47,18 +52,22 @@ mod usage_guard;
 mod view;
 
 #[cfg(test)]
+mod learning_tests;
+#[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
 mod test_fleet;
 
+pub use dataset_sink::DatasetSink;
 pub use decision_log::{DecisionLog, DecisionRecord};
 pub use dispatch_context::DispatchConfig;
 pub use dispatcher::{Dispatcher, DispatcherParts};
 pub use dry_run::DryRunDecision;
 pub use endpoints::{EligibleReplicas, ModelEndpoints, ReplicaView};
 pub use failing_requests::FailingRequests;
+pub use feedback::FeedbackError;
 pub use load_guard::LoadGuard;
 pub use pending_queue::{PendingQueue, Waiter, WaitingCounts, WakeUpReceiver};
 pub use replica_stats::{CandidateSnapshot, ReplicaLimits, ReplicaStats, stats_clock};

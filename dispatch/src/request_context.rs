@@ -13,6 +13,8 @@ use flotilla_telemetry::server_metrics::{
 use flotilla_telemetry::trace::RequestSpan;
 use parking_lot::Mutex;
 
+use crate::kept_prompt::KeptPrompt;
+
 /// A request that is being answered.
 pub(crate) struct RequestContext {
     pub(crate) arrived: Instant,
@@ -32,6 +34,8 @@ pub(crate) struct RequestContext {
     /// Those of them that a node has answered with an error.
     refused_attempts: AtomicU32,
     metrics: Arc<ServerMetrics>,
+    /// The prompt, if the task of the request learns. Set once, when the request is planned.
+    kept_prompt: OnceLock<Arc<KeptPrompt>>,
     /// Whether a recorder counts the end of the request.
     has_recorder: AtomicBool,
     _in_flight: InFlightGuard,
@@ -55,6 +59,7 @@ impl RequestContext {
             first_attempt: OnceLock::new(),
             failed_attempts: AtomicU32::new(0),
             refused_attempts: AtomicU32::new(0),
+            kept_prompt: OnceLock::new(),
             has_recorder: AtomicBool::new(false),
             _in_flight: metrics.start_request(),
             metrics,
@@ -104,6 +109,17 @@ impl RequestContext {
     /// The attempts that failed so far.
     pub(crate) fn failed_attempts(&self) -> u32 {
         self.failed_attempts.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the prompt of the request for its record.
+    pub(crate) fn set_kept_prompt(&self, prompt: KeptPrompt) {
+        // A request is planned once.
+        let _ = self.kept_prompt.set(Arc::new(prompt));
+    }
+
+    /// The prompt, if the task of the request learns.
+    pub(crate) fn kept_prompt(&self) -> Option<&Arc<KeptPrompt>> {
+        self.kept_prompt.get()
     }
 
     /// Leaves the end of the request to a recorder, so that it is not counted twice.

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::dataset::DatasetRecord;
 use flotilla_core::energy::{EnergyUsage, Grid};
 use flotilla_core::routing::{RequestOutcome, RoutingDecision};
-use flotilla_telemetry::server_metrics::ServerMetrics;
+use flotilla_telemetry::server_metrics::{DropReason, ServerMetrics};
 
+use crate::DatasetSink;
+use crate::dataset_sink::NoDatasets;
 use crate::request_context::RequestContext;
 
 /// A request that has ended.
@@ -32,11 +35,13 @@ pub trait RequestListener: Send + Sync {
     fn request_ended(&self, request: &EndedRequest<'_>);
 }
 
-/// Counts requests in the server metrics and notifies a listener. Cheap to clone.
+/// Counts requests in the server metrics, notifies a listener, and passes on what tasks learn from. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct RequestObserver {
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) listener: Arc<dyn RequestListener>,
+    pub(crate) datasets: Arc<dyn DatasetSink>,
 }
 
 /// A listener that ignores every request.
@@ -47,10 +52,31 @@ impl RequestListener for NoListener {
 }
 
 impl RequestObserver {
-    /// Creates an observer that counts in `metrics` and notifies `listener`.
+    /// Creates an observer that counts in `metrics` and notifies `listener`. Nothing is kept in datasets.
     #[must_use]
     pub fn new(metrics: Arc<ServerMetrics>, listener: Arc<dyn RequestListener>) -> Self {
-        Self { metrics, listener }
+        Self {
+            metrics,
+            listener,
+            datasets: Arc::new(NoDatasets),
+        }
+    }
+
+    /// Passes the records that tasks learn from on to `datasets`.
+    #[must_use]
+    pub fn with_datasets(self, datasets: Arc<dyn DatasetSink>) -> Self {
+        Self { datasets, ..self }
+    }
+
+    /// Passes a record on to the datasets, and counts it if it is dropped. Returns whether it was taken.
+    pub(crate) fn keep_record(&self, record: DatasetRecord, keep: u32) -> bool {
+        let task = record.task.clone();
+        let is_taken = self.datasets.keep(record, keep);
+        if !is_taken {
+            self.metrics
+                .record_dropped_record(task.as_str(), DropReason::QueueFull);
+        }
+        is_taken
     }
 
     /// Creates an observer that only counts in `metrics`.

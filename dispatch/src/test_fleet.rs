@@ -24,12 +24,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
+use crate::dataset_sink::NoDatasets;
 use crate::transport::MessageStream;
 use crate::{
-    DecisionLog, DispatchConfig, DispatchView, Dispatcher, DispatcherParts, ModelEndpoints,
-    PendingQueue, QualityRecord, ReplicaLimits, ReplicaStats, ReplicaTransport, ReplicaView,
-    RequestObserver, ResponseStream, RoutingView, TaskView, TransportError, ViewPublisher,
-    train_classifiers,
+    DatasetSink, DecisionLog, DispatchConfig, DispatchView, Dispatcher, DispatcherParts,
+    ModelEndpoints, PendingQueue, QualityRecord, ReplicaLimits, ReplicaStats, ReplicaTransport,
+    ReplicaView, RequestObserver, ResponseStream, RoutingView, TaskView, TransportError,
+    ViewPublisher, train_classifiers,
 };
 
 /// What a replica does with a request.
@@ -202,8 +203,17 @@ impl TestFleet {
     /// Starts a dispatcher over these replicas and tasks. Requests that fit no task go to the task
     /// `default`, if there is one.
     pub(crate) fn start(replicas: &[TestReplica], tasks: Vec<(&str, TaskSpec)>) -> Self {
+        Self::start_with_datasets(replicas, tasks, Arc::new(NoDatasets))
+    }
+
+    /// Starts a dispatcher as [`TestFleet::start`] does, which passes what tasks learn from on to `datasets`.
+    pub(crate) fn start_with_datasets(
+        replicas: &[TestReplica],
+        tasks: Vec<(&str, TaskSpec)>,
+        datasets: Arc<dyn DatasetSink>,
+    ) -> Self {
         let metrics = Arc::new(ServerMetrics::new(&Telemetry::disabled().meter()));
-        let observer = RequestObserver::metrics_only(metrics);
+        let observer = RequestObserver::metrics_only(metrics).with_datasets(datasets);
         let (publisher, view) = ViewPublisher::new();
         let (pending, _wake_ups) = PendingQueue::new();
         let (trained, classifier) = watch::channel(None);

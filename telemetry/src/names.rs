@@ -185,6 +185,7 @@ metrics! {
     HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were also sent to a second replica because the first one was slow.";
     RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts to answer a request after the first had failed.";
     FAILED_ATTEMPTS = "flotilla.failed_attempts", Counter, Controller, "{attempt}", [MODEL, ERROR_TYPE], &[], "Attempts of replicas to answer a request that failed before the answer began.";
+    DATASET_RECORDS_DROPPED = "flotilla.dataset.records.dropped", Counter, Controller, "{record}", [TASK, ERROR_TYPE], &[], "Prompts and answers that a task learns from and that were not kept, by reason: queue_full, too_large, disk_failed.";
     FLEET_NODES = "flotilla.fleet.nodes", Gauge, Controller, "{node}", [STATE], &[], "Nodes, by state: joining, ready, suspect, lost.";
     NODES_HELD = "flotilla.fleet.nodes.held", Gauge, Controller, "{node}", [], &[], "Lost nodes that keep their models, since too many nodes were lost at once. 0: models are placed elsewhere when a node is lost.";
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";

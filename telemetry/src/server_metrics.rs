@@ -2,6 +2,7 @@
 //! controller.
 
 mod bound_instruments;
+mod drop_reason;
 mod request_stats;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ use crate::instruments::{counter, float_counter, histogram, integer_histogram, o
 use crate::names::{self, OTHER, attr};
 use bound_instruments::BoundInstruments;
 
+pub use drop_reason::DropReason;
 pub use request_stats::{RequestLabels, RequestStats};
 
 /// Maximum number of API keys with a time series of their own. The others share one.
@@ -44,6 +46,7 @@ pub struct ServerMetrics {
     hedges: Counter<u64>,
     retries: Counter<u64>,
     failed_attempts: Counter<u64>,
+    dropped_records: Counter<u64>,
     in_flight: Arc<AtomicU64>,
     /// Bound instruments, by the hash of their labels.
     cached_instruments: RwLock<HashMap<u64, Arc<BoundInstruments>>>,
@@ -96,6 +99,7 @@ impl ServerMetrics {
             hedges,
             retries,
             failed_attempts: counter(meter, &names::FAILED_ATTEMPTS),
+            dropped_records: counter(meter, &names::DATASET_RECORDS_DROPPED),
             in_flight,
             cached_instruments: RwLock::default(),
             node_counters: RwLock::default(),
@@ -207,6 +211,15 @@ impl ServerMetrics {
             KeyValue::new(attr::ERROR_TYPE, error_type),
         ];
         self.failed_attempts.add(1, &attributes);
+    }
+
+    /// Records that a prompt or an answer that `task` learns from was not kept.
+    pub fn record_dropped_record(&self, task: &str, reason: DropReason) {
+        let attributes = [
+            KeyValue::new(attr::TASK, task.to_owned()),
+            KeyValue::new(attr::ERROR_TYPE, reason.as_str()),
+        ];
+        self.dropped_records.add(1, &attributes);
     }
 
     fn instruments(&self, labels: RequestLabels<'_>) -> Arc<BoundInstruments> {

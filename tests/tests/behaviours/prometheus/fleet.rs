@@ -114,6 +114,7 @@ impl ObservedFleet {
         let travel = json!({
             "models": ["small", "large"], "cascade": {"accept": {"atLeast": 0.5}},
             "examples": ["book a flight to paris", "find me a hotel in rome"],
+            "learn": {"from": "escalations"},
         });
         api.apply(&task("travel", travel)).await;
         let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
@@ -155,10 +156,13 @@ impl ObservedFleet {
 /// Sends requests of all kinds, one after the other, until it is aborted.
 async fn send_requests(api: Api) {
     let keyed = api.with_key("a-client");
+    // It is too long to be kept, which is counted.
+    let long_prompt = "a flight ".repeat(4_000);
     for round in 0.. {
         for (model, text) in [
             ("auto", "freeze my account"),
             ("auto", "a flight to rome"),
+            ("task:travel", &long_prompt),
             ("large", "hi"),
             ("broken", "hi"),
             ("no-such-model", "hi"),
