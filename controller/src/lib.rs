@@ -15,6 +15,7 @@ mod config;
 mod connections;
 mod cut_off_backend;
 mod dashboard;
+mod datasets;
 mod epoch;
 pub mod fleet;
 mod kept_state;

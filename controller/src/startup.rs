@@ -15,10 +15,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
+use crate::admin::OtherControllers;
+use crate::admin::datasets::DatasetsState;
 use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
+use crate::datasets::{DATASETS_DIR, DatasetKeeper};
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::kept_state::KeptStateFile;
 use crate::link::LinkServer;
@@ -158,7 +161,11 @@ impl Startup {
     ) -> axum::Router {
         let metrics = Arc::new(ServerMetrics::new(&telemetry.meter()));
         let traffic = TrafficLog::new(metrics.clone());
-        let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()));
+        let dir = self.config.data_dir.join(DATASETS_DIR);
+        let (keeper, datasets) = DatasetKeeper::new(dir, metrics.clone());
+        self.tasks.spawn(keeper.run(self.stop.clone()));
+        let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()))
+            .with_datasets(Arc::new(datasets.clone()));
         let (dispatcher, classifier) = self.start_dispatcher(pending, observer);
         let (fleet, stop) = (&self.fleet, &self.stop);
         self.tasks
@@ -170,12 +177,18 @@ impl Startup {
             stream_keep_alive: self.config.http_api.stream_keep_alive,
             list_tasks: self.config.http_api.list_tasks,
         };
-        let decisions = admin::decisions::router(
-            dispatcher.clone(),
-            fleet.clone(),
-            self.controllers.clone(),
-            max_body,
-        );
+        let others = OtherControllers {
+            id: self.id.clone(),
+            fleet: fleet.clone(),
+            client: self.controllers.clone(),
+        };
+        let decisions = admin::decisions::router(dispatcher.clone(), others.clone(), max_body);
+        let datasets = admin::datasets::router(DatasetsState {
+            datasets,
+            others,
+            dispatcher: dispatcher.clone(),
+            classifier: classifier.clone(),
+        });
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
         let backend = CutOffBackend {
             inner: dispatcher,
@@ -193,7 +206,8 @@ impl Startup {
                 self.id.clone(),
                 self.drain.clone(),
             ))
-            .merge(decisions);
+            .merge(decisions)
+            .merge(datasets);
         flotilla_gateway::add_edge(routes, &self.config.http_api.cors_origins)
     }
 

@@ -35,6 +35,7 @@ TRIED = [
     "POST /v1/completions",
     "POST /v1/embeddings",
     "POST /v1/route",
+    "POST /v1/decisions/{id}/feedback",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "GET /v1/decisions/{id}",
@@ -47,6 +48,8 @@ TRIED = [
     "GET /api/v1/assignments",
     "GET /api/v1/blobs/{sha256}",
     "GET /api/v1/controllers",
+    "GET /api/v1/datasets",
+    "GET /api/v1/datasets/{task}",
     "GET /api/v1/fleet",
     "GET /api/v1/manifests",
     "GET /api/v1/models",
@@ -57,6 +60,7 @@ TRIED = [
     "GET /api/v1/routers/{name}",
     "GET /api/v1/tasks",
     "GET /api/v1/tasks/{name}",
+    "GET /api/v1/tasks/{name}/suggestions",
 ]
 
 # These would change the fleet, do not end, or lead elsewhere.
@@ -70,6 +74,7 @@ UNTRIED = [
     "PUT /api/v1/artifacts/{name}",
     "DELETE /api/v1/artifacts/{name}",
     "PUT /api/v1/blobs/{sha256}",
+    "DELETE /api/v1/datasets/{task}",
     "PUT /api/v1/fleet",
     "PUT /api/v1/models/{name}",
     "DELETE /api/v1/models/{name}",

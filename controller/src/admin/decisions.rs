@@ -1,24 +1,29 @@
-//! Why a request is routed as it is: recorded decisions, and dry runs of new ones.
+//! Why a request is routed as it is: recorded decisions with the feedback on them, and dry runs of new ones.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher};
+use flotilla_core::dataset::Feedback;
+use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher, FeedbackError};
 use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation, RouteBody, RouteQuery, read_json};
 use flotilla_telemetry::clock::unix_millis;
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::node_rejections::add_node_rejections;
 use super::off_thread::off_thread;
+use super::other_controllers::{OtherControllers, is_forwarded, unreachable_owner};
 use super::router::JsonObject;
-use crate::fleet::FleetHandle;
 
-/// Marks a request that another controller has forwarded. It is not forwarded again, so that two
-/// controllers do not send it back and forth.
-const FORWARDED_BY: &str = "x-flotilla-forwarded-by";
+/// Largest body of feedback, in bytes.
+const MAX_FEEDBACK: usize = 16 << 10;
+/// The `retry-after` of feedback that finds the queue to the disk full.
+const FEEDBACK_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The reply to `POST /v1/route`: how a request would be routed now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,22 +39,20 @@ pub struct DryRunResult {
 #[derive(Clone)]
 struct DecisionsState {
     dispatcher: Dispatcher,
-    fleet: FleetHandle,
-    client: reqwest::Client,
+    others: OtherControllers,
     max_body: usize,
 }
 
-/// The routes for decisions of `dispatcher`; `client` reaches other controllers. `max_body` is the largest request body in bytes.
+/// The routes for decisions of `dispatcher` and of the `others`. `max_body` is the largest request body in
+/// bytes.
 pub(crate) fn router(
     dispatcher: Dispatcher,
-    fleet: FleetHandle,
-    client: reqwest::Client,
+    others: OtherControllers,
     max_body: usize,
 ) -> ApiRoutes {
     let state = DecisionsState {
         dispatcher,
-        fleet,
-        client,
+        others,
         max_body,
     };
     let dry_run_operation = Operation::new(
@@ -63,9 +66,18 @@ pub(crate) fn router(
     let get_operation = Operation::new("get", "/v1/decisions/{id}", "Returns a recorded decision")
         .returns::<JsonObject>(200)
         .errors(&[404, 502]);
+    let feedback_operation = Operation::new(
+        "post",
+        "/v1/decisions/{id}/feedback",
+        "Keeps the prompt of an answered request with what the client says about it",
+    )
+    .body::<Feedback>()
+    .returns_nothing(204)
+    .errors(&[404, 409, 502, 503]);
     ApiRoutes::new()
         .route(dry_run_operation, post(dry_run))
         .route(get_operation, get(get_decision))
+        .route(feedback_operation, post(give_feedback))
         .with_state(state)
 }
 
@@ -82,7 +94,7 @@ async fn dry_run(
         max_tokens,
     } = body.validate(&headers)?;
     let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
-    let view = state.fleet.view();
+    let view = state.others.fleet.view();
     let (models, zones, mut decision) = (dry_run.models, dry_run.zones, dry_run.decision);
     let decision = off_thread(move || {
         add_node_rejections(&view, &models, zones.as_ref(), &mut decision);
@@ -109,38 +121,92 @@ async fn get_decision(
     if let Some(record) = state.dispatcher.decisions().get(&id) {
         return Ok(Json(record).into_response());
     }
-    let missing = || {
-        ApiError::not_found(
-            Some("decision_not_found"),
-            format!(
-                "There is no decision '{id}': each controller keeps its last ones only, until it stops."
-            ),
-        )
+    let Some(owner) = owner_address(&state, &id, &headers) else {
+        return Err(missing(&id));
     };
-    let owner = DecisionLog::owner(&id).ok_or_else(missing)?;
-    let address = state
-        .fleet
-        .peek()
-        .controllers
-        .get(owner)
-        .map(|c| c.http.clone());
-    let address = address
-        .filter(|_| !headers.contains_key(FORWARDED_BY))
-        .ok_or_else(missing)?;
-    let unreachable = |error: reqwest::Error| {
-        ApiError::new(
-            StatusCode::BAD_GATEWAY,
-            "server_error",
-            Some("controller_unreachable"),
-            format!("The controller that made the decision '{id}' does not answer: {error}."),
-        )
-    };
-    let url = format!("http://{address}/v1/decisions/{id}");
-    let request = state.client.get(url).header(FORWARDED_BY, "controller");
-    let response = request.send().await.map_err(unreachable)?;
+    let unreachable = |error: reqwest::Error| unreachable_owner(&id, &error);
+    let path = format!("/v1/decisions/{id}");
+    let no_body = None::<&()>;
+    let response = state.others.forward(&owner, Method::GET, &path, no_body);
+    let response = response.await.map_err(unreachable)?;
     if !response.status().is_success() {
-        return Err(missing());
+        return Err(missing(&id));
     }
     let record: DecisionRecord = response.json().await.map_err(unreachable)?;
     Ok(Json(record).into_response())
+}
+
+/// `POST /v1/decisions/{id}/feedback`. Feedback on a decision of another controller is sent there, where the
+/// prompt is held.
+async fn give_feedback(
+    State(state): State<DecisionsState>,
+    ApiPath(id): ApiPath<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let feedback: Feedback = read_json(body, MAX_FEEDBACK).await?;
+    let Some(owner) = owner_address(&state, &id, &headers) else {
+        let given = state.dispatcher.give_feedback(&id, feedback);
+        given.map_err(|error| feedback_failure(&error))?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
+    let unreachable = |error: reqwest::Error| unreachable_owner(&id, &error);
+    let path = format!("/v1/decisions/{id}/feedback");
+    let body = Some(&feedback);
+    let response = state.others.forward(&owner, Method::POST, &path, body);
+    let response = response.await.map_err(unreachable)?;
+    // The owner says what is wrong, in the form of this API.
+    let mut reply = response.status().into_response();
+    for name in [CONTENT_TYPE, RETRY_AFTER] {
+        if let Some(value) = response.headers().get(&name) {
+            reply.headers_mut().insert(name, value.clone());
+        }
+    }
+    let body = response.bytes().await.map_err(unreachable)?;
+    *reply.body_mut() = body.into();
+    Ok(reply)
+}
+
+/// The address of the other controller that made a decision. `None` if it is this one, if the controller is
+/// not known, and where the request was forwarded already.
+fn owner_address(state: &DecisionsState, id: &str, headers: &HeaderMap) -> Option<String> {
+    if is_forwarded(headers) {
+        return None;
+    }
+    let owner = DecisionLog::owner(id)?;
+    let address = state.others.address(owner);
+    address.filter(|_| owner != state.others.id)
+}
+
+/// The 404 for a decision that is not recorded.
+fn missing(id: &str) -> ApiError {
+    let error = FeedbackError::DecisionNotFound(id.into());
+    feedback_failure(&error)
+}
+
+/// The error reply to feedback that is not kept.
+fn feedback_failure(error: &FeedbackError) -> ApiError {
+    let message = error.to_string();
+    let conflict = |code, message| {
+        let kind = "invalid_request_error";
+        ApiError::new(StatusCode::CONFLICT, kind, Some(code), message)
+    };
+    match error {
+        FeedbackError::DecisionNotFound(_) => {
+            ApiError::not_found(Some("decision_not_found"), message)
+        }
+        FeedbackError::PromptNotHeld(_) => ApiError::not_found(Some("prompt_not_held"), message),
+        FeedbackError::NoTask(_) | FeedbackError::NotLearning(_) => {
+            conflict("not_learning", message)
+        }
+        FeedbackError::HeldToZones => conflict("held_to_zones", message),
+        FeedbackError::TaskNotFound(_) => ApiError::invalid(Some("task".into()), message),
+        FeedbackError::Overloaded => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded_error",
+            Some("overloaded"),
+            message,
+        )
+        .with_retry_after(FEEDBACK_RETRY_AFTER),
+    }
 }

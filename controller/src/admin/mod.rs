@@ -13,10 +13,12 @@ mod apply_warnings;
 mod artifacts;
 mod batch;
 mod controllers;
+pub(crate) mod datasets;
 pub(crate) mod decisions;
 mod desired_state;
 mod desired_state_batch;
 mod errors;
+mod example_suggestions;
 mod fleet;
 pub(crate) mod live;
 mod model_conditions;
@@ -25,6 +27,7 @@ mod models;
 mod node_rejections;
 mod nodes;
 mod off_thread;
+mod other_controllers;
 mod reported_defaults;
 mod resources;
 mod router;
@@ -39,6 +42,7 @@ pub use apply_result::{Applied, ApplyResult};
 pub use artifacts::{ArtifactResource, MissingFiles};
 pub use batch::{AppliedResource, ApplyBatchReply, DeleteBatch, DeleteBatchReply, ResourceName};
 pub use controllers::ControllerResource;
+pub use datasets::{DatasetDeletion, DatasetSummary};
 pub use decisions::DryRunResult;
 pub use desired_state::DesiredStateWriter;
 pub use fleet::{FleetIdentity, NewFleetId};
@@ -48,6 +52,7 @@ pub use nodes::{
     BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeStatus,
     UNREACHABLE,
 };
+pub(crate) use other_controllers::OtherControllers;
 pub(crate) use router::router;
 pub use state::ApplyReply;
 pub use tasks::{Quality, RouterResource, TaskModel, TaskResource, TaskStatus};
