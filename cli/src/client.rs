@@ -82,6 +82,17 @@ impl FleetClient {
         read_json(response).await
     }
 
+    /// Sends a `GET` request with a query and parses the JSON response.
+    pub(crate) async fn get_with_query<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &str,
+    ) -> anyhow::Result<T> {
+        let mut url = self.url(path);
+        url.set_query(Some(query));
+        read_json(self.send(self.client.get(url)).await?).await
+    }
+
     /// Prints what the controller notes about itself and the fleet. Without an answer, nothing is printed:
     /// the notes accompany the result of something else.
     pub(crate) async fn print_readiness_notes(&self) {
@@ -194,6 +205,15 @@ impl FleetClient {
         self.send(self.request(Method::DELETE, path))
             .await
             .map(drop)
+    }
+
+    /// Sends a `DELETE` request and parses the JSON response.
+    pub(crate) async fn delete_with_reply<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+    ) -> anyhow::Result<T> {
+        let response = self.send(self.request(Method::DELETE, path)).await?;
+        read_json(response).await
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {

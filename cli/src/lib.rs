@@ -16,6 +16,7 @@ mod chat;
 mod client;
 mod connection_error;
 mod controller;
+mod dataset;
 mod decision_text;
 mod default_data_dir;
 mod delete;
@@ -35,6 +36,7 @@ mod resource_text;
 mod run;
 mod runner;
 mod shutdown;
+mod tasks;
 mod top;
 mod up;
 

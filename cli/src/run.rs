@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
-    agent, apply, backup, chat, controller, delete, describe, eval, explain, get, logging,
-    node_operations, push, reference, runner, top, up,
+    agent, apply, backup, chat, controller, dataset, delete, describe, eval, explain, get, logging,
+    node_operations, push, reference, runner, tasks, top, up,
 };
 
 /// Runs the command on the process's command line and returns the exit code of the process.
@@ -72,6 +72,8 @@ async fn run(command: Command, log: &str) -> anyhow::Result<()> {
         Command::Route(args) => explain::route(args).await,
         Command::Explain(args) => explain::explain(args).await,
         Command::Eval(args) => eval::run(args).await,
+        Command::Tasks(command) => tasks::run(command).await,
+        Command::Dataset(command) => dataset::run(command).await,
         Command::Get(args) => get::run(args).await,
         Command::Top(args) => top::run(args).await,
         Command::Describe(args) => describe::run(args).await,

@@ -1,23 +1,28 @@
 //! The command line: every command and flag with its environment variable and its help text.
 //!
-//! `servers` has the commands that run a fleet, `requests` those about requests to models, and
-//! `resources` those that show and change the fleet's resources. `docs/reference/cli.md` is
-//! generated from the doc comments in this module; see [`crate::reference`].
+//! `servers` has the commands that run a fleet, `requests` those about requests to models, `tasks` and
+//! `dataset` those about what tasks learn, and `resources` those that show and change the fleet's
+//! resources. `docs/reference/cli.md` is generated from the doc comments in this module; see
+//! [`crate::reference`].
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod dataset;
 mod requests;
 mod resources;
 mod servers;
+mod tasks;
 mod time_limits;
 mod values;
 
+pub(crate) use dataset::{DatasetCommand, DatasetDeleteArgs, DatasetExportArgs, DatasetListArgs};
 pub(crate) use requests::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoringMethod};
 pub(crate) use resources::{
     ApplyArgs, BackupArgs, CordonArgs, DeletableKind, DeleteArgs, DescribableKind, DescribeArgs,
     DrainArgs, GetArgs, ListableKind, ModelCommand, PushArgs, RestoreArgs, TopArgs,
 };
 pub(crate) use servers::{AgentArgs, ControllerArgs, RunnerArgs, UpArgs};
+pub(crate) use tasks::{SuggestArgs, TasksCommand};
 
 /// Serves many small language models on many unequal nodes behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -82,6 +87,12 @@ pub(crate) enum Command {
     /// Measures the quality of a task's models on labelled requests, and calibrates the task's
     /// cascade.
     Eval(EvalArgs),
+    /// Improves the examples of tasks.
+    #[command(subcommand)]
+    Tasks(TasksCommand),
+    /// Manages what tasks have kept of prompts and answers, to learn from.
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
     /// Lists resources.
     Get(GetArgs),
     /// Shows nodes, models and recent requests, updated every second.

@@ -18,6 +18,7 @@ mod energy_accounting;
 mod fixtures;
 mod flotilla_up;
 mod large_requests;
+mod learning;
 mod load_sharing;
 mod lost_files;
 mod lost_nodes;

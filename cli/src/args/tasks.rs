@@ -1,0 +1,32 @@
+//! Arguments of `flotilla tasks`.
+
+use clap::Subcommand;
+
+use super::values::number_between;
+use super::{Endpoint, OutputFormat};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TasksCommand {
+    /// Suggests examples to add to a task, from the prompts that were kept.
+    Suggest(SuggestArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla tasks suggest banking
+  flotilla tasks suggest banking --limit 5 -o yaml     # to be pasted into the task's spec
+
+The most useful come first: prompts that feedback says belong to the task and that the classifier misses,
+then those of which it is least sure. Read them before you add them.")]
+pub(crate) struct SuggestArgs {
+    /// Name of the task.
+    pub(crate) task: String,
+    /// Maximum number of suggestions, 1 to 1000.
+    #[arg(long, value_name = "N", default_value = "20", value_parser = number_between(1_u32, 1_000))]
+    pub(crate) limit: u32,
+    /// Output format: YAML and JSON have only the texts, in the form of the task's spec.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
