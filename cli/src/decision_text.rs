@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::routing::{
-    AnswerLimits, CandidateRecord, ClassificationRecord, HedgeRecord, NgramKind, ObjectiveScore,
+    AnswerLimits, CandidateRecord, ClassificationRecord, EvidenceKind, HedgeRecord, ObjectiveScore,
     OutcomeStatus, RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome,
     TierRecord,
 };
@@ -60,7 +60,7 @@ pub(crate) fn decision_text(record: &DecisionRecord) -> String {
     text
 }
 
-/// Returns the task that the classifier chose, with its confidence and the n-grams behind it.
+/// Returns the task that the classifier chose, with its confidence and the evidence for it.
 fn classification(classified: &ClassificationRecord) -> String {
     let comparison = if classified.abstained {
         "below"
@@ -69,6 +69,10 @@ fn classification(classified: &ClassificationRecord) -> String {
     };
     let runner_up = classified.runner_up.as_ref();
     let runner_up = runner_up.map(|r| format!("{} (confidence {:.3})", r.task, r.confidence));
+    let nearest = classified.nearest.as_ref().map(|nearest| {
+        let text = &*nearest.text;
+        format!("'{text}' (similarity {:.2})", nearest.similarity)
+    });
     let mut text = String::from("\n");
     text += &output::fields(&[
         (
@@ -86,19 +90,21 @@ fn classification(classified: &ClassificationRecord) -> String {
                 classified.score, classified.bias
             ),
         ),
+        ("Nearest example", nearest.unwrap_or_default()),
     ]);
     let rows = classified.evidence.iter().map(|evidence| {
-        let ngram = &*evidence.ngram;
+        let text = &*evidence.text;
         vec![
             match evidence.kind {
-                NgramKind::Words => ngram.to_owned(),
+                EvidenceKind::Words => text.to_owned(),
                 // Quoted, since spaces at its ends matter.
-                NgramKind::Letters => format!("letters '{ngram}'"),
+                EvidenceKind::Letters => format!("letters '{text}'"),
+                EvidenceKind::Meaning => format!("in meaning near '{text}'"),
             },
             format!("{:+.3}", evidence.weight),
         ]
     });
-    text + &output::table(&["N-GRAM", "WEIGHT"], rows)
+    text + &output::table(&["EVIDENCE", "WEIGHT"], rows)
 }
 
 /// Returns why a candidate was chosen or not, and the pressure on its node.

@@ -43,9 +43,9 @@ function Path({ record }) {
   `;
 }
 
-/** An n-gram; spaces in n-grams of letters are shown as ␣. */
-function Ngram({ ngram, kind }) {
-  const shown = kind === "letters" ? ngram.replaceAll(" ", "␣") : ngram;
+/** An n-gram or a word; spaces in n-grams of letters are shown as ␣. */
+function EvidenceText({ text, kind }) {
+  const shown = kind === "letters" ? text.replaceAll(" ", "␣") : text;
   return html`<span class="mono ngram">${shown}</span>`;
 }
 
@@ -57,13 +57,13 @@ function Evidence({ evidence, score, bias, task }) {
   return html`
     <h3>Evidence for and against ${task}</h3>
     <table class="signed">
-      <caption class="sr">N-grams with their weights</caption>
-      <thead class="sr"><tr><th scope="col">n-gram</th><th scope="col">weight</th><th scope="col">value</th></tr></thead>
+      <caption class="sr">N-grams and words with their weights</caption>
+      <thead class="sr"><tr><th scope="col">evidence</th><th scope="col">weight</th><th scope="col">value</th></tr></thead>
       <tbody>
         ${evidence.map(
-          ({ ngram, kind, weight }) => html`
+          ({ text, kind, weight }) => html`
             <tr>
-              <th scope="row"><${Ngram} ngram=${ngram} kind=${kind} /> <span class="row-note inline">${kind}</span></th>
+              <th scope="row"><${EvidenceText} text=${text} kind=${kind} /> <span class="row-note inline">${kind === "meaning" ? "near in meaning" : kind}</span></th>
               <td class="signed-track" aria-hidden="true">
                 <span class=${weight < 0 ? "against" : "for"} style=${{ width: `${(Math.abs(weight) / max) * 50}%` }}></span>
               </td>
@@ -73,7 +73,7 @@ function Evidence({ evidence, score, bias, task }) {
         )}
       </tbody>
       <tfoot>
-        ${[["these n-grams", listed], ["all other n-grams, each with a smaller weight", rest], ["bias of the task", bias], ["score", score]].map(
+        ${[["these", listed], ["all other n-grams and words, each with a smaller weight", rest], ["bias of the task", bias], ["score", score]].map(
           ([name, value]) => html`<tr><th scope="row" colspan="2">${name}</th><td class="numeric">${signed(value)}</td></tr>`,
         )}
       </tfoot>
@@ -87,7 +87,7 @@ function Task({ record }) {
   if (!classification) {
     return html`<${Panel} title="Which task"><p>${task ? `The request named the task ${task}.` : html`The request named the model <b class="mono">${requested_model}</b>: the classifier was not used.`}</p><//>`;
   }
-  const { best_task, confidence, runner_up, threshold, abstained } = classification;
+  const { best_task, confidence, runner_up, threshold, abstained, nearest } = classification;
   return html`
     <${Panel} title="Which task">
       <p class="sentence">
@@ -98,6 +98,7 @@ function Task({ record }) {
       <${Confidence} name=${best_task} value=${confidence} threshold=${threshold} tone=${abstained ? "warn" : ""} />
       ${runner_up && html`<${Confidence} name=${runner_up.task} value=${runner_up.confidence} threshold=${threshold} tone="quiet" />`}
       <p class="legend-line"><span class="swatch-threshold"></span>threshold</p>
+      ${nearest && html`<p>The nearest example of ${best_task} is “${nearest.text}” (similarity ${nearest.similarity.toFixed(2)}).</p>`}
       <${Evidence} ...${classification} task=${best_task} />
     <//>
   `;

@@ -1,56 +1,15 @@
 //! Prints the accuracy and speed of the classifier on CLINC150 with its ten domains as tasks, trained on
 //! `train.jsonl` and `oos_train.jsonl`, evaluated on `val.jsonl` and `oos_val.jsonl`.
 //!
-//! Reads the folder `clinc150` in `FLOTILLA_DATA`, by default `../shared/data` beside the
-//! repository.
+//! See `datasets/mod.rs` for where the data comes from.
 
-use std::path::{Path, PathBuf};
+mod datasets;
+
 use std::time::Instant;
 
-use flotilla_core::TaskName;
-use flotilla_core::routing::{Classification, Classifier, TrainingSet};
+use datasets::{Label, Request, clinc150, with_typos};
+use flotilla_core::routing::{Classification, Classifier};
 use flotilla_core::spec::AbstainRule;
-use serde::Deserialize;
-
-#[derive(Deserialize)]
-struct Line {
-    text: String,
-    domain: String,
-}
-
-/// A request with its task. `None` if it belongs to no task.
-type Request = (String, Option<TaskName>);
-
-fn read(dir: &Path, file: &str) -> Vec<Request> {
-    let path = dir.join(file);
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; set FLOTILLA_DATA", path.display()));
-    let lines = text.lines().map(|line| {
-        let line: Line = serde_json::from_str(line).expect("the line is a labelled request");
-        (
-            line.text,
-            TaskName::new(&line.domain)
-                .ok()
-                .filter(|name| name.as_str() != "oos"),
-        )
-    });
-    lines.collect()
-}
-
-fn training_set(requests: Vec<Request>) -> TrainingSet {
-    let mut examples = TrainingSet::default();
-    for (text, task) in requests {
-        let Some(task) = task else {
-            examples.out_of_scope.push(text);
-            continue;
-        };
-        match examples.tasks.iter_mut().find(|(name, _)| *name == task) {
-            Some((_, texts)) => texts.push(text),
-            None => examples.tasks.push((task, vec![text])),
-        }
-    }
-    examples
-}
 
 /// Returns the fraction of `requests` whose most probable task is the labelled one.
 fn accuracy(classifier: &Classifier, requests: &[Request]) -> f64 {
@@ -74,38 +33,13 @@ fn auroc(positive: &[f32], negative: &[f32]) -> f64 {
     wins.sum::<f64>() / (positive.len() * negative.len()) as f64
 }
 
-/// Returns `text` with a random edit in a tenth of its words: a letter is removed, inserted or
-/// replaced, or two letters are swapped.
-fn with_typos(text: &str, random: &mut fastrand::Rng) -> String {
-    let words = text.split(' ').map(|word| {
-        let mut letters: Vec<char> = word.chars().collect();
-        if letters.is_empty() || random.u8(..10) != 0 {
-            return word.to_owned();
-        }
-        let index = random.usize(..letters.len());
-        match random.u8(..4) {
-            0 => drop(letters.remove(index)),
-            1 => letters.insert(index, random.lowercase()),
-            2 => letters[index] = random.lowercase(),
-            _ if index + 1 < letters.len() => letters.swap(index, index + 1),
-            _ => {}
-        }
-        letters.into_iter().collect()
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn main() {
-    let data = std::env::var_os("FLOTILLA_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    let dir = data.join("clinc150");
-    let mut training = read(&dir, "train.jsonl");
-    training.extend(read(&dir, "oos_train.jsonl"));
-    let (in_scope, out_of_scope) = (read(&dir, "val.jsonl"), read(&dir, "oos_val.jsonl"));
+    let mut training = clinc150("train.jsonl", Label::Domain);
+    training.extend(clinc150("oos_train.jsonl", Label::Domain));
+    let in_scope = clinc150("val.jsonl", Label::Domain);
+    let out_of_scope = clinc150("oos_val.jsonl", Label::Domain);
     let count = training.len();
-    let examples = training_set(training);
+    let examples = datasets::all(training);
 
     let start = Instant::now();
     let trained = Classifier::train(&examples, AbstainRule::default());

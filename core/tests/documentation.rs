@@ -17,6 +17,7 @@ const FILES: &[&str] = &[
     "CHANGELOG.md",
     "deploy/README.md",
     "models/README.md",
+    "core/data/README.md",
     "tests/python/README.md",
 ];
 

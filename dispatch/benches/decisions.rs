@@ -5,7 +5,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use flotilla_core::routing::{
     CandidateRecord, ClassificationRecord, Classifier, ReplicaLoad, RoutingDecision,
-    SelectionReason, TrainingSet,
+    SelectionReason, TaskExamples, TrainingSet,
 };
 use flotilla_core::spec::AbstainRule;
 use flotilla_core::{Joules, ModelName, NodeName, TaskName};
@@ -51,7 +51,11 @@ fn decision(classifier: &Classifier) -> RoutingDecision {
 fn bench(c: &mut Criterion) {
     let task = |name: &str, text: &str| {
         let name = TaskName::new(name).expect("a name");
-        (name, vec![text.to_owned(); 3])
+        TaskExamples {
+            name,
+            description: String::new(),
+            examples: vec![text.to_owned(); 3],
+        }
     };
     let examples = TrainingSet {
         tasks: vec![

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flotilla_core::energy::Grid;
 use flotilla_core::quality::{Proportion, Scoring};
-use flotilla_core::routing::TrainingSet;
+use flotilla_core::routing::{TaskExamples, TrainingSet};
 use flotilla_core::spec::{RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, ModelRevision, TaskName};
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,11 @@ impl RoutingView {
         let router = self.router.as_ref();
         TrainingSet {
             tasks: tasks
-                .map(|(name, view)| (name.clone(), view.task.spec.examples.clone()))
+                .map(|(name, view)| TaskExamples {
+                    name: name.clone(),
+                    description: view.task.spec.description.clone(),
+                    examples: view.task.spec.examples.clone(),
+                })
                 .collect(),
             out_of_scope: router.map(|r| r.examples.clone()).unwrap_or_default(),
         }

@@ -1,11 +1,11 @@
 //! The record of a routing decision: what was chosen, from which candidates, and why. It contains
-//! nothing of the prompt but n-grams that also occur in the tasks' examples, unless prompts are
+//! nothing of the prompt but n-grams and words that also occur in the tasks' examples, unless prompts are
 //! configured to be recorded.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnswerLimits, Classification, ConfidenceMeasure, NgramContribution, ObjectiveScore,
+    AnswerLimits, Classification, ConfidenceMeasure, Evidence, NearestExample, ObjectiveScore,
     ReplicaLoad, SelectionReason, TaskProbability, selection_reason,
 };
 use crate::admission::Priority;
@@ -167,12 +167,19 @@ pub struct ClassificationRecord {
     pub threshold: f32,
     /// Whether the confidence was too low, so that the default task was chosen.
     pub abstained: bool,
-    /// The score of the best task: `bias` plus the weights of all n-grams.
+    /// The score of the best task: `bias` plus the weights of all evidence.
     pub score: f32,
     /// The score of the best task for an empty text.
     pub bias: f32,
-    /// The n-grams with the largest weights.
-    pub evidence: Vec<NgramContribution>,
+    /// The n-grams and words with the largest weights.
+    pub evidence: Vec<Evidence>,
+    /// The example of the best task that is nearest to the request in meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearestExample>,
+    /// How familiar the request is: the similarities to the nearest examples of the two best tasks, less 1.5 times that to
+    /// text in general.
+    #[serde(default)]
+    pub familiarity: f32,
 }
 
 impl ClassificationRecord {
@@ -188,6 +195,8 @@ impl ClassificationRecord {
             score: classification.explanation.score,
             bias: classification.explanation.bias,
             evidence: classification.explanation.evidence,
+            nearest: classification.explanation.nearest,
+            familiarity: classification.explanation.familiarity,
         }
     }
 }

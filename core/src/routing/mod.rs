@@ -24,8 +24,9 @@ pub use cascade::{AnswerConfidence, CascadeSpec, ConfidenceMeasure, ConfidenceTh
 pub use choose::{ReplicaCandidate, ReplicaChoice, choose_replica};
 pub use circuit_breaker::CircuitBreaker;
 pub use classify::{
-    Classification, Classifier, Ngram, NgramContribution, NgramKind, ScoreExplanation,
-    TaskProbability, TrainingSet,
+    Classification, Classifier, Confusion, Doubt, DoubtfulExample, Evidence, EvidenceKind,
+    ExampleText, NearestExample, ScoreExplanation, SeparatedTask, TaskExamples, TaskProbability,
+    TaskSeparation, TrainingSet,
 };
 pub use conversation_prefix::{ConversationPrefix, conversation_prefixes};
 pub use decision::{

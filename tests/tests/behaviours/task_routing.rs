@@ -17,7 +17,7 @@ async fn apply_tasks(cluster: &Cluster, api: &Api) {
     ]});
     api.apply(&task("banking", banking)).await;
     api.apply(&task("travel", travel)).await;
-    api.apply(&router(json!({"abstain": {"minConfidence": 0.4}})))
+    api.apply(&router(json!({"abstain": {"minConfidence": 0.6}})))
         .await;
     wait_until_trained(cluster, api).await;
 }
@@ -71,7 +71,7 @@ async fn request_is_sent_to_the_model_of_its_task_and_the_record_explains_it() {
             let grams = record["classification"]["evidence"].as_array().unwrap();
             let example_ngrams = ["freeze", "card", "hotel", "paris", " free", " hote"];
             let is_in_examples =
-                |gram: &Value| example_ngrams.contains(&gram["ngram"].as_str().unwrap());
+                |gram: &Value| example_ngrams.contains(&gram["text"].as_str().unwrap());
             assert!(grams.iter().any(is_in_examples), "{record}");
             assert_eq!(record["outcome"]["status"], "answered");
             assert_eq!(record["outcome"]["completion_tokens"], 2);
@@ -108,7 +108,7 @@ async fn request_that_fits_no_task_goes_to_the_default_task_or_is_refused() {
     assert_eq!(record["classification"]["abstained"], true);
     assert_eq!(record["outcome"]["status"], "failed");
 
-    let spec = json!({"abstain": {"minConfidence": 0.4}, "defaultTask": "travel"});
+    let spec = json!({"abstain": {"minConfidence": 0.6}, "defaultTask": "travel"});
     api.apply(&router(spec)).await;
     let response = api.chat("auto", nonsense, false).await;
     assert_eq!(response.status(), 200);

@@ -1,5 +1,5 @@
-//! Weighs the user turns of a conversation for classification, the newest first. A turn decides to the
-//! extent of its confidence and leaves the rest to the turn before it: "and in euros?" says little, so
+//! Weighs the sentences of a conversation's user turns for classification, the newest first. A sentence decides to the
+//! extent of its confidence and leaves the rest to the one before it: "and in euros?" says little, so
 //! the question before it decides; a new question leaves nothing to the old one.
 
 /// The longest turn that is read as a whole, in bytes. Of a longer one the two ends are read, where the
@@ -17,7 +17,8 @@ const HALF_WEIGHT_WORDS: f32 = 1.0;
 /// The least weight of a piece: if no piece is confident, the newest weighs most.
 const MIN_WEIGHT: f32 = 0.02;
 
-/// Splits `turns` into pieces, the newest first, at most [`MAX_PIECES`].
+/// Splits `turns` into pieces, sentences or lines, the newest first, at most [`MAX_PIECES`]: a greeting or a document
+/// decides as little as an earlier turn does.
 pub(super) fn pieces<'a>(turns: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     let halves = |turn: &'a str| {
         if turn.len() <= MAX_WHOLE_BYTES {
@@ -27,8 +28,27 @@ pub(super) fn pieces<'a>(turns: impl Iterator<Item = &'a str>) -> impl Iterator<
         let head = turn.floor_char_boundary(END_BYTES);
         [Some(&turn[tail..]), Some(&turn[..head])]
     };
-    let said = turns.filter(|turn| !turn.trim().is_empty());
-    said.flat_map(halves).flatten().take(MAX_PIECES)
+    let parts = turns.flat_map(halves).flatten();
+    parts
+        .flat_map(|part| part.rsplit('\n').flat_map(sentences_from_the_end))
+        .filter(|sentence| !sentence.trim().is_empty())
+        .take(MAX_PIECES)
+}
+
+/// The sentences of a line, the last one first. A sentence ends with a full stop, an exclamation mark or a question mark
+/// before a space.
+fn sentences_from_the_end(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest?;
+        let ends = [". ", "! ", "? "].map(|end| line.trim_end().rfind(end));
+        let (before, sentence) = match ends.into_iter().flatten().max() {
+            Some(end) => (Some(&line[..=end]), &line[end + 2..]),
+            None => (None, line),
+        };
+        rest = before;
+        Some(sentence)
+    })
 }
 
 /// The weight of a piece by its length, 0 to 1: "ok" or "in euros" depend on the turn before, however
