@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use flotilla_controller::admin::{ApplyBatchReply, ApplyReply, ApplyResult, TaskResource};
+use flotilla_controller::admin::{ApplyBatchReply, ApplyReply, ApplyResult, ClassifierStatus};
 use flotilla_core::spec::{FieldChange, Model, ModelSource, Resource};
 use serde_json::json;
 
 use crate::args::ApplyArgs;
-use crate::client::{FleetClient, ListResponse, read_json};
+use crate::client::{FleetClient, read_json};
 use crate::manifest::{self, ResourceDocument};
+use crate::separation_text;
 
 /// Maximum time to wait until the classifier is trained for changed tasks.
 const TRAINING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,8 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
     let resources = manifest::read_all(&args.files)?;
-    let is_model = |read: &ResourceDocument| matches!(read.resource, Resource::Model(_));
-    let affects_classifier = !resources.iter().all(is_model);
+    let mut tasks_changed = false;
     for batch in batches(resources) {
         let documents: Vec<_> = batch.iter().map(|read| &read.document).collect();
         let body = json!({ "resources": documents });
@@ -33,11 +33,13 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
         let reply: ApplyBatchReply = read_json(reply).await?;
         for (read, applied) in batch.iter().zip(&reply.results) {
             print_result(&read.resource, &applied.reply);
+            let is_model = matches!(read.resource, Resource::Model(_));
+            tasks_changed |= !is_model && applied.reply.result != ApplyResult::Unchanged;
         }
     }
     fleet.print_readiness_notes().await;
-    if affects_classifier {
-        wait_until_trained(&fleet).await?;
+    if tasks_changed {
+        report_training(&fleet).await?;
     }
     Ok(())
 }
@@ -125,27 +127,29 @@ fn missing_path(model: &Model) -> Option<String> {
     })
 }
 
-/// Waits until the classifier is trained for all tasks.
-async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
+/// Waits until the classifier is trained for all tasks, and prints how well it tells them apart.
+async fn report_training(fleet: &FleetClient) -> anyhow::Result<()> {
     let trained = async {
         let mut interval = tokio::time::interval(POLL_INTERVAL);
         loop {
             interval.tick().await;
-            let tasks: ListResponse<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
-            if tasks.items.iter().all(|task| task.status.trained) {
-                return anyhow::Ok(());
+            let status: ClassifierStatus = fleet.get(&["api", "v1", "classifier"]).await?;
+            if status.trained {
+                return anyhow::Ok(status);
             }
         }
     };
     match tokio::time::timeout(TRAINING_TIMEOUT, trained).await {
-        Ok(result) => result,
-        Err(_) => {
-            println!(
-                "the classifier is still being trained; until it is, requests are classified as before"
-            );
-            Ok(())
+        Ok(status) => {
+            for line in status?.separation.iter().flat_map(separation_text::summary) {
+                println!("{line}");
+            }
         }
+        Err(_) => println!(
+            "the classifier is still being trained; until it is, requests are classified as before"
+        ),
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
-//! `flotilla describe`: the details of one node, model or task.
+//! `flotilla describe`: the details of one node, model or task, or of the router.
 
 use flotilla_controller::admin::{
-    ModelResource, ModelStatus, NodeResource, TaskModel, TaskResource,
+    ClassifierStatus, ModelResource, ModelStatus, NodeResource, RouterResource, TaskModel,
+    TaskResource,
 };
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
 
 use crate::args::{DescribableKind, DescribeArgs};
-use crate::client::FleetClient;
-use crate::output;
-use crate::resource_text::{disk, gpu_memory, node_state};
+use crate::client::{FleetClient, ListResponse};
+use crate::resource_text::{abstain_rule, disk, gpu_memory, node_state};
+use crate::{output, separation_text};
 
 /// Maximum number of a task's examples that are printed.
 const MAX_EXAMPLES: usize = 5;
@@ -21,18 +22,25 @@ const MAX_VALUE_CHARS: usize = 50;
 /// Prints the details of a resource.
 pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
+    let name = args.name.unwrap_or_default();
     match args.kind {
         DescribableKind::Node => {
-            let node = fleet.get(&["api", "v1", "nodes", &args.name]).await?;
+            let node = fleet.get(&["api", "v1", "nodes", &name]).await?;
             print!("{}", describe_node(&node));
         }
         DescribableKind::Model => {
-            let model = fleet.get(&["api", "v1", "models", &args.name]).await?;
+            let model = fleet.get(&["api", "v1", "models", &name]).await?;
             print!("{}", describe_model(&model)?);
         }
         DescribableKind::Task => {
-            let task = fleet.get(&["api", "v1", "tasks", &args.name]).await?;
+            let task = fleet.get(&["api", "v1", "tasks", &name]).await?;
             print!("{}", describe_task(&task));
+        }
+        DescribableKind::Router => {
+            let routers: ListResponse<RouterResource> =
+                fleet.get(&["api", "v1", "routers"]).await?;
+            let classifier = fleet.get(&["api", "v1", "classifier"]).await?;
+            print!("{}", describe_router(routers.items.first(), &classifier));
         }
     }
     Ok(())
@@ -90,6 +98,51 @@ fn describe_task(task: &TaskResource) -> String {
     });
     text += "\n";
     text + &output::table(&["MODEL", "READY REPLICAS", "QUALITY"], rows)
+}
+
+fn describe_router(router: Option<&RouterResource>, classifier: &ClassifierStatus) -> String {
+    let spec = router.map(|router| router.router.spec.clone());
+    let applied = spec.is_some();
+    let spec = spec.unwrap_or_default();
+    let default_task = spec.default_task.as_ref();
+    let mut text = output::fields(&[
+        (
+            "Router",
+            if applied {
+                "default"
+            } else {
+                "none was applied: defaults"
+            }
+            .into(),
+        ),
+        (
+            "Default task",
+            default_task.map_or_else(|| "none".into(), ToString::to_string),
+        ),
+        ("Abstains", abstain_rule(spec.abstain)),
+        (
+            "Below a confidence of",
+            classifier
+                .threshold
+                .map(|threshold| format!("{threshold:.2}"))
+                .unwrap_or_default(),
+        ),
+        ("Out-of-scope examples", spec.examples.len().to_string()),
+        (
+            "Classifier",
+            if classifier.trained {
+                "trained"
+            } else {
+                "being trained"
+            }
+            .into(),
+        ),
+    ]);
+    if let Some(separation) = &classifier.separation {
+        text += "\n";
+        text += &separation_text::report(separation);
+    }
+    text
 }
 
 fn objective(objective: ObjectiveSpec) -> String {

@@ -35,6 +35,7 @@ mod reference;
 mod resource_text;
 mod run;
 mod runner;
+mod separation_text;
 mod shutdown;
 mod tasks;
 mod top;

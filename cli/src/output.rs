@@ -48,6 +48,16 @@ pub(crate) fn print_serialized(
     Ok(true)
 }
 
+/// Returns the text in one line of at most `most` characters, and an ellipsis where it was longer.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

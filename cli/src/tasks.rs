@@ -1,11 +1,17 @@
 //! `flotilla tasks`: the examples of tasks.
 
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use flotilla_controller::admin::ClassifierStatus;
 use flotilla_core::dataset::{ExampleSuggestion, SuggestionReason};
+use flotilla_core::routing::{Classifier, TaskExamples, TrainingSet};
+use flotilla_core::spec::{AbstainRule, Resource, RouterSpec};
 use serde_json::json;
 
-use crate::args::{SuggestArgs, TasksCommand};
+use crate::args::{CheckArgs, SuggestArgs, TasksCommand};
 use crate::client::{FleetClient, ListResponse, print_notes};
-use crate::output;
+use crate::{manifest, output, separation_text};
 
 /// Longest text in a table, in characters.
 const MAX_TEXT: usize = 80;
@@ -13,8 +19,54 @@ const MAX_TEXT: usize = 80;
 /// Runs a command about the examples of tasks.
 pub(crate) async fn run(command: TasksCommand) -> anyhow::Result<()> {
     match command {
+        TasksCommand::Check(args) => check(args).await,
         TasksCommand::Suggest(args) => suggest(args).await,
     }
+}
+
+/// Reports how well tasks can be told apart: those in files, without a controller, or those of the fleet.
+async fn check(args: CheckArgs) -> anyhow::Result<()> {
+    let separation = if args.files.is_empty() {
+        let fleet = FleetClient::new(&args.endpoint)?;
+        let status: ClassifierStatus = fleet.get(&["api", "v1", "classifier"]).await?;
+        status.separation
+    } else {
+        let resources = manifest::read_all(&args.files)?;
+        let (examples, abstain) = training_set(resources.into_iter().map(|read| read.resource));
+        Classifier::train(&examples, abstain).map(|classifier| classifier.separation().clone())
+    };
+    let Some(separation) = separation else {
+        bail!("there are no tasks to tell apart");
+    };
+    if !output::print_serialized(args.output, &separation)? {
+        print!("{}", separation_text::report(&separation));
+    }
+    Ok(())
+}
+
+/// What a classifier learns from these resources, and when it abstains. Of two with one name the last one counts.
+fn training_set(resources: impl Iterator<Item = Resource>) -> (TrainingSet, AbstainRule) {
+    let mut tasks = BTreeMap::new();
+    let mut router = RouterSpec::default();
+    for resource in resources {
+        match resource {
+            Resource::Task(task) => {
+                tasks.insert(task.name().clone(), task.spec);
+            }
+            Resource::Router(applied) => router = applied.spec,
+            Resource::Model(_) => {}
+        }
+    }
+    let tasks = tasks.into_iter().map(|(name, spec)| TaskExamples {
+        name,
+        description: spec.description,
+        examples: spec.examples,
+    });
+    let examples = TrainingSet {
+        tasks: tasks.collect(),
+        out_of_scope: router.examples,
+    };
+    (examples, router.abstain)
 }
 
 async fn suggest(args: SuggestArgs) -> anyhow::Result<()> {
@@ -38,7 +90,7 @@ async fn suggest(args: SuggestArgs) -> anyhow::Result<()> {
         vec![
             format!("{:.2}", suggestion.confidence),
             reason_text(suggestion, &args.task),
-            one_line(&suggestion.text),
+            output::one_line(&suggestion.text, MAX_TEXT),
         ]
     });
     let header = ["CONFIDENCE", "WHY", "TEXT"];
@@ -58,16 +110,6 @@ fn reason_text(suggestion: &ExampleSuggestion, task: &str) -> String {
             format!("kept, classified as {other}")
         }
         (SuggestionReason::LowConfidence, _) => "kept, low confidence".into(),
-    }
-}
-
-/// The text in one line of bounded length.
-fn one_line(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
     }
 }
 
@@ -104,12 +146,5 @@ mod tests {
         ] {
             assert_eq!(text(reason, classified), expected);
         }
-    }
-
-    #[test]
-    fn long_texts_are_cut_to_one_line() {
-        assert_eq!(one_line("a\n b"), "a b");
-        let long = one_line(&"ä".repeat(200));
-        assert_eq!(long.chars().count(), MAX_TEXT + 1);
     }
 }

@@ -12,6 +12,7 @@ import { Fleet } from "./views/fleet.js";
 import { NodePage } from "./views/node.js";
 import { Models } from "./views/models.js";
 import { ModelPage } from "./views/model.js";
+import { Tasks } from "./views/tasks.js";
 import { Traffic } from "./views/traffic.js";
 import { Energy } from "./views/energy.js";
 import { Decisions } from "./views/decisions.js";
@@ -23,6 +24,7 @@ const live = new Live(store);
 const PAGES = {
   fleet: { title: "Fleet", list: Fleet, detail: NodePage },
   models: { title: "Models", list: Models, detail: ModelPage },
+  tasks: { title: "Tasks", list: Tasks },
   traffic: { title: "Traffic", list: Traffic },
   energy: { title: "Energy", list: Energy },
   decisions: { title: "Decisions", list: Decisions, detail: DecisionPage },

@@ -9,6 +9,7 @@ const ICONS = {
   flotilla: () => html`<path d="M9.6 2.5v9.6H4z" /><path d="M11.4 5.6v6.5h4.2z" /><path d="M2.4 14h15.2l-2.2 3.2H4.6z" />`,
   fleet: () => stroked([path("M3 4h14v5H3z"), path("M3 11.5h14v5H3z"), path("M6 6.5h.01M6 14h.01M10 6.5h4M10 14h4")]),
   models: () => stroked([path("M3 3h5.5v5.5H3zM11.5 3H17v5.5h-5.5zM3 11.5h5.5V17H3zM11.5 11.5H17V17h-5.5z")]),
+  tasks: () => stroked([path("M3 5h3v3H3zM3 12h3v3H3zM9 6.5h8M9 13.5h8")]),
   traffic: () => stroked([path("M2.5 11h3.2l2.4-6.5 3.8 11 2.3-4.5h3.3")]),
   energy: () => stroked([path("M11 2.5 4.5 11.5h4.7L8.5 17.5l7-9.3h-4.8z")]),
   decisions: () => stroked([path("M4 3v5c0 2.5 2 4 4.5 4H16M13 9l3 3-3 3M4 8v9")]),

@@ -1,6 +1,6 @@
 // Routes in the URL's hash: `#/fleet`, `#/fleet/node-1`.
 
-export const VIEWS = ["fleet", "models", "traffic", "energy", "decisions", "playground"];
+export const VIEWS = ["fleet", "models", "tasks", "traffic", "energy", "decisions", "playground"];
 
 export function href(view, id) {
   return id === undefined ? `#/${view}` : `#/${view}/${encodeURIComponent(id)}`;

@@ -32,7 +32,7 @@ CHROMIUM_ARGS = [
     "--disable-sync",
 ]
 
-VIEWS = ["Fleet", "Models", "Traffic", "Energy", "Decisions", "Playground"]
+VIEWS = ["Fleet", "Models", "Tasks", "Traffic", "Energy", "Decisions", "Playground"]
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 SCREENS = {"desktop": DESKTOP, "phone": PHONE}

@@ -58,6 +58,7 @@ TRIED = [
     "GET /api/v1/nodes/{name}",
     "GET /api/v1/routers",
     "GET /api/v1/routers/{name}",
+    "GET /api/v1/classifier",
     "GET /api/v1/tasks",
     "GET /api/v1/tasks/{name}",
     "GET /api/v1/tasks/{name}/suggestions",

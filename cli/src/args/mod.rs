@@ -22,7 +22,7 @@ pub(crate) use resources::{
     DrainArgs, GetArgs, ListableKind, ModelCommand, PushArgs, RestoreArgs, TopArgs,
 };
 pub(crate) use servers::{AgentArgs, ControllerArgs, RunnerArgs, UpArgs};
-pub(crate) use tasks::{SuggestArgs, TasksCommand};
+pub(crate) use tasks::{CheckArgs, SuggestArgs, TasksCommand};
 
 /// Serves many small language models on many unequal nodes behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]

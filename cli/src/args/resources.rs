@@ -84,6 +84,9 @@ pub(crate) enum DescribableKind {
     /// A task.
     #[value(alias = "tasks")]
     Task,
+    /// The router, and how well the classifier tells the tasks apart.
+    #[value(alias = "routers")]
+    Router,
 }
 
 /// A kind of resource that `delete` removes.
@@ -109,12 +112,14 @@ pub(crate) enum DeletableKind {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla describe model support-intent
-  flotilla describe node shop-17")]
+  flotilla describe node shop-17
+  flotilla describe router")]
 pub(crate) struct DescribeArgs {
     /// Kind of the resource.
     pub(crate) kind: DescribableKind,
-    /// Name of the resource.
-    pub(crate) name: String,
+    /// Name of the resource. The router needs none.
+    #[arg(required_if_eq_any = [("kind", "node"), ("kind", "model"), ("kind", "task")])]
+    pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }

@@ -1,5 +1,7 @@
 //! Arguments of `flotilla tasks`.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::values::number_between;
@@ -7,8 +9,28 @@ use super::{Endpoint, OutputFormat};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TasksCommand {
+    /// Reports how well tasks can be told apart by their examples.
+    Check(CheckArgs),
     /// Suggests examples to add to a task, from the prompts that were kept.
     Suggest(SuggestArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla tasks check -f tasks.yaml     # without applying them, and without a controller
+  flotilla tasks check                   # those of the fleet
+
+Each example is classified by a classifier that was trained without it. The report has the share that is
+right for each task, the tasks that are confused most, and examples that contradict each other.")]
+pub(crate) struct CheckArgs {
+    /// Resource file, or folder of such files. May be given several times. Default: the tasks of the fleet.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
 }
 
 #[derive(Debug, clap::Args)]

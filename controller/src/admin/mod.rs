@@ -12,6 +12,7 @@ mod apply_result;
 mod apply_warnings;
 mod artifacts;
 mod batch;
+mod classifier;
 mod controllers;
 pub(crate) mod datasets;
 pub(crate) mod decisions;
@@ -41,6 +42,7 @@ pub use crate::traffic::{
 pub use apply_result::{Applied, ApplyResult};
 pub use artifacts::{ArtifactResource, MissingFiles};
 pub use batch::{AppliedResource, ApplyBatchReply, DeleteBatch, DeleteBatchReply, ResourceName};
+pub use classifier::ClassifierStatus;
 pub use controllers::ControllerResource;
 pub use datasets::{DatasetDeletion, DatasetSummary};
 pub use decisions::DryRunResult;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
-use super::{artifacts, batch, controllers, fleet, models, nodes, tasks};
+use super::{artifacts, batch, classifier, controllers, fleet, models, nodes, tasks};
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
@@ -104,6 +104,15 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         .route(
             remove("/api/v1/routers/{name}", "Deletes the router"),
             delete(tasks::delete_router),
+        )
+        .route(
+            Operation::new(
+                "get",
+                "/api/v1/classifier",
+                "Returns the state of the classifier of tasks, and how well it tells them apart",
+            )
+            .returns::<classifier::ClassifierStatus>(200),
+            get(classifier::get),
         )
 }
 

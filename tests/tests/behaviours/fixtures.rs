@@ -1,8 +1,9 @@
 //! Resources, clusters and requests that several behaviours need.
 
 use std::path::Path;
+use std::process::{Command, Output};
 
-use flotilla_tests::{AgentSettings, Api, Cluster, Mode, simulated_model};
+use flotilla_tests::{AgentSettings, Api, Cluster, Mode, flotilla_binary, simulated_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -67,6 +68,21 @@ pub(crate) async fn decision_with_id(api: &Api, id: &str) -> Value {
     let (status, record) = api.get(&format!("v1/decisions/{id}")).await;
     assert_eq!(status, 200, "{record}");
     record
+}
+
+/// Runs the command line against a cluster.
+pub(crate) fn run_flotilla(cluster: &Cluster, args: &[&str]) -> Output {
+    let mut command = Command::new(flotilla_binary());
+    command.args(args).env("FLOTILLA_URL", cluster.url());
+    command.current_dir(cluster.dir()).output().unwrap()
+}
+
+/// Runs the command line against a cluster, where it must succeed, and returns what it prints.
+pub(crate) fn flotilla(cluster: &Cluster, args: &[&str]) -> String {
+    let output = run_flotilla(cluster, args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Applies a model of the simulated engine with one replica and waits until it is ready.

@@ -1,27 +1,12 @@
 //! What tasks keep of prompts and answers if their owners want it, and what is learned from it.
 
-use std::process::{Command, Output};
-
-use flotilla_tests::{AgentSettings, Api, Cluster, Etcd, Mode, flotilla_binary};
+use flotilla_tests::{AgentSettings, Api, Cluster, Etcd, Mode};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::fixtures::{CHAT_PATH, chat_body, decision_with_id, error_code, header, serve, task};
-
-/// Runs the command line against a cluster.
-fn run(cluster: &Cluster, args: &[&str]) -> Output {
-    let mut command = Command::new(flotilla_binary());
-    command.args(args).env("FLOTILLA_URL", cluster.url());
-    command.current_dir(cluster.dir()).output().unwrap()
-}
-
-/// Runs the command line against a cluster, where it must succeed, and returns what it prints.
-fn flotilla(cluster: &Cluster, args: &[&str]) -> String {
-    let output = run(cluster, args);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::fixtures::{
+    CHAT_PATH, chat_body, decision_with_id, error_code, flotilla, header, run_flotilla, serve, task,
+};
 
 /// Returns the records that `flotilla dataset export --all` writes.
 fn export(cluster: &Cluster, task: &str) -> Vec<Value> {
@@ -132,7 +117,7 @@ async fn escalations_are_kept_exported_and_deleted() {
     assert!(deleted.contains("task/t deleted"), "{deleted}");
     assert_eq!(texts(&export(&cluster, "t")), ["one", "two"]);
     let delete = ["dataset", "delete", "--task", "t"];
-    let refused = run(&cluster, &delete);
+    let refused = run_flotilla(&cluster, &delete);
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
         !refused.status.success() && error.contains("--yes"),
@@ -140,7 +125,7 @@ async fn escalations_are_kept_exported_and_deleted() {
     );
     let deleted = flotilla(&cluster, &[&delete[..], &["--yes"]].concat());
     assert!(deleted.contains("2 records"), "{deleted}");
-    let export = run(&cluster, &["dataset", "export", "--task", "t"]);
+    let export = run_flotilla(&cluster, &["dataset", "export", "--task", "t"]);
     assert!(!export.status.success());
     cluster.stop().await;
 }
@@ -248,7 +233,7 @@ async fn feedback_is_kept_on_any_controller_and_suggests_examples() {
     // Without the other controller the rest is exported, and a note says what is missing.
     let of_second = chat(&second, "task:travel", "a train to rome").await;
     two.kill_controller();
-    let output = run(&one, &["dataset", "export", "--task", "travel"]);
+    let output = run_flotilla(&one, &["dataset", "export", "--task", "travel"]);
     let (text, note) = (
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),

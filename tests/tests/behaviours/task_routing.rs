@@ -116,6 +116,72 @@ async fn request_that_fits_no_task_goes_to_the_default_task_or_is_refused() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_learns_how_well_tasks_can_be_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tasks.yaml");
+    let examples = |texts: &[&str]| -> String {
+        let lines = texts.iter().map(|text| format!("    - {text}\n"));
+        lines.collect()
+    };
+    let document = |name: &str, texts: &[&str]| {
+        format!(
+            "---\napiVersion: flotilla.dev/v1\nkind: Task\nmetadata: {{ name: {name} }}\nspec:\n  \
+             models: [m]\n  examples:\n{}",
+            examples(texts)
+        )
+    };
+    let banking = [
+        "freeze my card",
+        "pay my bill",
+        "Book a flight!",
+        "my account balance",
+    ];
+    let travel = [
+        "book a flight",
+        "find me a hotel",
+        "is my flight late",
+        "a visa for japan",
+    ];
+    let yaml = document("banking", &banking)
+        + &document("travel", &travel)
+        + &document("lonely", &["hello"]);
+    std::fs::write(&file, yaml).unwrap();
+    let file = file.to_str().unwrap();
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
+
+    // Without applying: nothing reaches the fleet.
+    let checked = fixtures::flotilla(&cluster, &["tasks", "check", "-f", file]);
+    assert!(checked.contains("the same text is in banking"), "{checked}");
+    assert!(
+        checked.contains("task lonely: 1 example; 10 would do"),
+        "{checked}"
+    );
+    assert!(cluster.api().items("tasks").await.is_empty());
+
+    let applied = fixtures::flotilla(&cluster, &["apply", "-f", file]);
+    assert!(applied.contains("task/lonely created"), "{applied}");
+    assert!(applied.contains("examples contradict others"), "{applied}");
+    let described = fixtures::flotilla(&cluster, &["describe", "router"]);
+    assert!(described.contains("none was applied"), "{described}");
+    for report in [
+        &described,
+        &fixtures::flotilla(&cluster, &["tasks", "check"]),
+    ] {
+        // The same classifier, whether it was trained here or by the controller.
+        let from = report.find("Held-out examples").unwrap();
+        assert_eq!(
+            report[from..],
+            checked[checked.find("Held-out examples").unwrap()..]
+        );
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn next_model_of_a_task_answers_when_the_preferred_one_cannot() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
