@@ -1,5 +1,6 @@
 //! How well the tasks can be told apart, as people read it.
 
+use flotilla_core::TaskName;
 use flotilla_core::routing::{Doubt, DoubtfulExample, SeparatedTask, TaskSeparation};
 
 use crate::output;
@@ -148,24 +149,22 @@ fn counted(examples: usize) -> String {
 }
 
 fn doubtful_row(doubtful: &DoubtfulExample) -> Vec<String> {
-    let name = |task: &Option<_>| match task {
-        Some(task) => format!("{task}"),
-        None => "no task".to_owned(),
-    };
-    let task: Option<String> = doubtful.task.as_ref().map(ToString::to_string);
     vec![
         output::one_line(&doubtful.text, MAX_TEXT),
-        name(&task),
+        task_name(doubtful.task.as_ref()),
         match &doubtful.reason {
             Doubt::SameText { other } => {
-                let other: Option<String> = other.as_ref().map(ToString::to_string);
-                format!("the same text is in {}", name(&other))
+                format!("the same text is in {}", task_name(other.as_ref()))
             }
             Doubt::OtherTask { other, confidence } => {
                 format!("classified as {other} (confidence {confidence:.2})")
             }
         },
     ]
+}
+
+fn task_name(task: Option<&TaskName>) -> String {
+    task.map_or_else(|| "no task".into(), ToString::to_string)
 }
 
 fn share(part: usize, whole: usize) -> String {
@@ -185,7 +184,6 @@ fn optional_share(part: usize, whole: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_core::TaskName;
     use flotilla_core::routing::{Classifier, TaskExamples, TrainingSet};
     use flotilla_core::spec::AbstainRule;
 
@@ -193,7 +191,7 @@ mod tests {
 
     fn separation(tasks: &[(&str, &[&str])]) -> TaskSeparation {
         let tasks = tasks.iter().map(|(name, examples)| TaskExamples {
-            name: TaskName::new(*name).unwrap(),
+            name: TaskName::new(name).unwrap(),
             description: String::new(),
             examples: examples.iter().map(|text| (*text).to_owned()).collect(),
         });

@@ -201,7 +201,7 @@ def test_decision_shows_the_evidence_for_its_task(visit):
     page.get_by_role("link", name="Why this route").click()
     task = page.get_by_role("region", name="Which task")
     expect(task).to_contain_text("threshold")
-    expect(task.get_by_role("table", name="N-grams with their weights").get_by_role("row")).not_to_have_count(0)
+    expect(task.get_by_role("table", name="N-grams and words with their weights").get_by_role("row")).not_to_have_count(0)
     screenshot(page, "decision-of-a-task")
     assert watched.errors == []
 

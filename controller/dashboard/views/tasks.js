@@ -70,7 +70,7 @@ function Matrix({ separation }) {
     `;
   };
   return html`
-    <div class="scroll-x" tabindex="0" role="region" aria-label="Confusion matrix">
+    <div class="confusion-scroll" tabindex="0" role="region" aria-label="Confusion matrix">
       <table class="confusion">
         <caption class="sr">Held-out examples by their task and the task that they were classified as</caption>
         <thead><tr><th scope="col">Task</th>${learnt.map(({ task }) => html`<th scope="col">${task}</th>`)}</tr></thead>
@@ -87,7 +87,7 @@ function TaskList({ tasks }) {
     return wantedExamples ? `${wantedExamples} examples would do` : "";
   };
   return html`
-    <div class="scroll-x" tabindex="0" role="region" aria-label="Tasks">
+    <div class="confusion-scroll" tabindex="0" role="region" aria-label="Tasks">
       <table class="confusion">
         <thead><tr><th scope="col">Task</th><th scope="col">Examples</th><th scope="col">Right</th><th scope="col">Held back</th><th scope="col">Missing</th></tr></thead>
         <tbody>

@@ -127,7 +127,7 @@ impl Classifier {
             .iter()
             .map(|task| task.name.clone())
             .collect();
-        let names: Vec<String> = tasks.iter().map(|name| words_of_name(name)).collect();
+        let names: Vec<String> = tasks.iter().map(words_of_name).collect();
         let texts = examples.texts(&names);
 
         let validation = hold_out::cross_validate(tasks.len(), &texts);
