@@ -33,7 +33,7 @@ pub(crate) fn summary(separation: &TaskSeparation) -> Vec<String> {
     }));
     if !separation.doubtful.is_empty() {
         lines.push(format!(
-            "{} examples contradict others: see flotilla describe router",
+            "doubtful examples: {}; see flotilla describe router",
             separation.doubtful.len()
         ));
     }
@@ -226,7 +226,7 @@ mod tests {
             assert!(report.contains(expected), "{expected} not in:\n{report}");
         }
         let summary = summary(&separation).join("\n");
-        assert!(summary.contains("1 examples contradict"), "{summary}");
+        assert!(summary.contains("doubtful examples: 1;"), "{summary}");
     }
 
     #[test]

@@ -172,10 +172,13 @@ pub(super) fn evaluate(
         })
         .collect();
     separation.doubtful = same_texts(tasks, examples);
-    let misplaced = validation.held_out.iter();
-    let misplaced =
-        misplaced.filter_map(|one| misplaced_example(tasks, examples, one, calibration));
-    separation.doubtful.extend(misplaced);
+    // Without a calibration a confidence says too little to accuse an example.
+    if separation.calibrated {
+        let misplaced = validation.held_out.iter();
+        separation.doubtful.extend(
+            misplaced.filter_map(|one| misplaced_example(tasks, examples, one, calibration)),
+        );
+    }
     separation.doubtful.truncate(MAX_DOUBTFUL);
     separation
 }
