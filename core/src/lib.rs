@@ -34,6 +34,7 @@ pub mod known_fields;
 pub mod loss_guard;
 pub mod name;
 pub mod node;
+mod normalized_text;
 pub mod placement;
 pub mod quality;
 pub mod readiness;

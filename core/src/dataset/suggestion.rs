@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DatasetMessage;
 use crate::TaskName;
+use crate::normalized_text::normalized;
 use crate::routing::TaskProbability;
 use crate::spec::MAX_EXAMPLE_BYTES;
 
@@ -65,7 +66,7 @@ pub fn suggest_examples<'a>(
     examples: impl IntoIterator<Item = &'a str>,
     limit: usize,
 ) -> Vec<ExampleSuggestion> {
-    let mut seen: HashSet<String> = examples.into_iter().map(normalize).collect();
+    let mut seen: HashSet<String> = examples.into_iter().map(normalized).collect();
     // The normalized form of a text without letters and digits: an example teaches nothing by it.
     seen.insert(String::new());
     let mut suggestions: Vec<_> = candidates
@@ -77,7 +78,7 @@ pub fn suggest_examples<'a>(
         let by_confidence = a.confidence.total_cmp(&b.confidence);
         a.reason.cmp(&b.reason).then(by_confidence)
     });
-    suggestions.retain(|suggestion| seen.insert(normalize(&suggestion.text)));
+    suggestions.retain(|suggestion| seen.insert(normalized(&suggestion.text)));
     suggestions.truncate(limit);
     suggestions
 }
@@ -97,14 +98,6 @@ fn suggestion(task: &TaskName, candidate: SuggestionCandidate) -> ExampleSuggest
         classified: best.cloned(),
         text: candidate.text,
     }
-}
-
-/// The letters and digits of a text in lower case, with one space between words.
-fn normalize(text: &str) -> String {
-    let lower = text.to_lowercase();
-    let words = lower.split(|c: char| !c.is_alphanumeric());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    words.join(" ")
 }
 
 #[cfg(test)]

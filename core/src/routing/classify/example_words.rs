@@ -9,7 +9,8 @@ use super::nearest::{product, quantized};
 use super::vocabulary::PassThroughHasher;
 use super::word_vectors::{DIMENSIONS, QuantizedVector, WORD_VECTORS};
 
-/// The most words that others are compared with, the most frequent ones. Our own choice: to find the nearest takes 2 µs.
+/// The most words that others are compared with, the most frequent ones. Our own choice: it bounds the time
+/// that finding the nearest takes.
 const MAX_COMPARED: usize = 256;
 
 /// The words of the examples.

@@ -8,6 +8,8 @@ use super::example_words::ExampleWords;
 use super::features::{DenseVector, Features, WordFeature, product};
 use super::model::{LinearModel, Prediction};
 use super::ngrams::NgramKind;
+use super::train::WeightMatrix;
+use super::vocabulary::Vocabulary;
 use super::word_vectors::{DIMENSIONS, WORD_VECTORS};
 
 /// How the score of a task came about: it is the bias plus the weights of all evidence.
@@ -99,77 +101,93 @@ impl From<NgramKind> for EvidenceKind {
     }
 }
 
-/// What a weight belongs to.
-enum Contributor {
-    /// The n-gram at an index of the vocabulary.
-    Ngram(u32),
-    /// The word with this key, and the vector that it adds to the meaning.
-    Word(u64, Box<DenseVector>),
-}
-
 /// Explains the score of the best task with at most `most` pieces of evidence.
 pub(super) fn explain(
+    vocabulary: &Vocabulary,
     model: &LinearModel,
     words: &ExampleWords,
     features: &mut Features,
     prediction: &Prediction,
     most: usize,
 ) -> ScoreExplanation {
-    let task = prediction.first.task;
-    let ngrams = features.ngrams.iter().map(|&(place, value)| {
-        let weight = model.weights.row(place)[task] * value;
-        (weight, Contributor::Ngram(place))
-    });
-    let mut weights: Vec<(f32, Contributor)> = if most == 0 {
-        Vec::new()
-    } else {
-        ngrams.collect()
-    };
-    if most > 0 {
-        features.words.sort_by_key(|piece| piece.word);
-        let of_words = features.words.chunk_by(|a, b| a.word == b.word);
-        weights.extend(of_words.map(|pieces| weigh_word(model, pieces, task)));
-    }
-    let weightiest =
-        |a: &(f32, Contributor), b: &(f32, Contributor)| b.0.abs().total_cmp(&a.0.abs());
-    if weights.len() > most && most > 0 {
-        weights.select_nth_unstable_by(most - 1, weightiest);
-    }
-    weights.truncate(most);
-    weights.sort_by(weightiest);
-    let evidence = weights.into_iter().filter_map(|(weight, contributor)| {
-        let (text, kind) = match contributor {
-            Contributor::Ngram(place) => {
-                let (kind, ngram) = model.vocabulary.ngram(place);
-                (ngram, kind.into())
-            }
-            Contributor::Word(key, vector) => (words.nearest(key, &vector)?, EvidenceKind::Meaning),
-        };
-        Some(Evidence {
-            text: text.into(),
-            kind,
-            weight,
-        })
-    });
-    let nearest = &prediction.first.nearest;
+    let best = &prediction.first;
+    features.words.sort_by_key(|piece| piece.word);
+    let nearest = best.nearest.text.as_ref();
     ScoreExplanation {
-        score: prediction.first.score,
-        bias: model.weights.bias(task),
-        evidence: evidence.collect(),
+        score: best.score,
+        bias: model.weights.bias(best.task),
+        evidence: weightiest(&model.weights, features, best.task, most)
+            .into_iter()
+            .filter_map(|(weight, feature)| {
+                let (text, kind) = match feature {
+                    Feature::Ngram(place) => {
+                        let (kind, ngram) = vocabulary.ngram(place);
+                        (ngram, kind.into())
+                    }
+                    Feature::Word(pieces) => {
+                        let word = words.nearest(pieces[0].word, &word_vector(pieces))?;
+                        (word, EvidenceKind::Meaning)
+                    }
+                };
+                Some(Evidence {
+                    text: text.into(),
+                    kind,
+                    weight,
+                })
+            })
+            .collect(),
         familiarity: prediction.familiarity,
-        nearest: nearest.text.as_ref().map(|text| NearestExample {
+        nearest: nearest.map(|text| NearestExample {
             text: text.clone().into(),
-            similarity: nearest.similarity,
+            similarity: best.nearest.similarity,
         }),
     }
 }
 
-fn weigh_word(model: &LinearModel, pieces: &[WordFeature], task: usize) -> (f32, Contributor) {
-    let mut vector = Box::new([0.0; DIMENSIONS]);
+/// What a weight belongs to.
+#[derive(Clone, Copy)]
+enum Feature<'a> {
+    /// The n-gram at an index of the vocabulary.
+    Ngram(u32),
+    /// The pieces of a word, wherever it stands in the text.
+    Word(&'a [WordFeature]),
+}
+
+/// At most `most` features with their contributions to the score of a task, the largest first. The pieces of a word
+/// must stand beside each other.
+fn weightiest<'a>(
+    weights: &WeightMatrix,
+    features: &'a Features,
+    task: usize,
+    most: usize,
+) -> Vec<(f32, Feature<'a>)> {
+    if most == 0 {
+        return Vec::new();
+    }
+    let ngrams = features
+        .ngrams
+        .iter()
+        .map(|&(place, value)| (weights.row(place)[task] * value, Feature::Ngram(place)));
+    let words = features.words.chunk_by(|a, b| a.word == b.word);
+    let words = words.map(|pieces| {
+        let weight = product(weights.meaning(task), &word_vector(pieces));
+        (weights.meaning_factor() * weight, Feature::Word(pieces))
+    });
+    let mut found: Vec<_> = ngrams.chain(words).collect();
+    let by_weight = |a: &(f32, Feature), b: &(f32, Feature)| b.0.abs().total_cmp(&a.0.abs());
+    if found.len() > most {
+        found.select_nth_unstable_by(most - 1, by_weight);
+        found.truncate(most);
+    }
+    found.sort_by(by_weight);
+    found
+}
+
+/// What the pieces of a word add to the meaning.
+fn word_vector(pieces: &[WordFeature]) -> DenseVector {
+    let mut vector = [0.0; DIMENSIONS];
     for piece in pieces {
         WORD_VECTORS.add(piece.piece, piece.factor, &mut vector);
     }
-    let weights = &model.weights;
-    let weight = weights.meaning_factor() * product(weights.meaning(task), &vector[..]);
-    (weight, Contributor::Word(pieces[0].word, vector))
+    vector
 }

@@ -22,10 +22,9 @@ pub(super) struct FeaturedExamples<'a> {
     examples: Vec<(Example<'a>, Features)>,
 }
 
-/// Scores the tasks of a text.
+/// Scores the tasks of a text, and finds the examples that are nearest to it.
 #[derive(Debug)]
 pub(super) struct LinearModel {
-    pub(super) vocabulary: Vocabulary,
     pub(super) weights: WeightMatrix,
     pub(super) kept: KeptExamples,
 }
@@ -91,8 +90,16 @@ impl<'a> FeaturedExamples<'a> {
             .count()
     }
 
+    /// Learns a model of `tasks` tasks with this factor of the meaning.
+    pub(super) fn model(&self, tasks: usize, meaning_factor: f32) -> LinearModel {
+        LinearModel {
+            weights: self.learn(tasks, meaning_factor, 1.0),
+            kept: self.keep(tasks),
+        }
+    }
+
     /// Keeps requests of each task to compare texts with.
-    pub(super) fn keep(&self, tasks: usize) -> KeptExamples {
+    fn keep(&self, tasks: usize) -> KeptExamples {
         let requests = self.examples.iter();
         let requests = requests.filter(|(example, _)| example.is_request);
         KeptExamples::of(
@@ -103,22 +110,39 @@ impl<'a> FeaturedExamples<'a> {
     }
 }
 
-/// Finds the tasks with the highest scores.
-pub(super) fn predict(scores: &[f32], kept: &KeptExamples, features: &Features) -> Prediction {
-    let compared = ComparedMeaning::of(features);
-    let scored = |(task, score)| ScoredTask {
-        task,
-        score,
-        nearest: kept.nearest(task, &compared),
-    };
-    let first = scored(highest(scores, None));
-    let second = (scores.len() > 1).then(|| scored(highest(scores, Some(first.task))));
-    Prediction {
-        familiarity: compared
-            .familiarity(&first.nearest, &second.as_ref().unwrap_or(&first).nearest),
-        first,
-        second,
+impl LinearModel {
+    /// Finds the tasks of a text that come first.
+    pub(super) fn predict(&self, features: &Features) -> Prediction {
+        self.rank(&self.weights.scores(features), features)
     }
+
+    /// Finds the tasks with the highest of the `scores` of a text.
+    pub(super) fn rank(&self, scores: &[f32], features: &Features) -> Prediction {
+        let compared = ComparedMeaning::of(features);
+        let scored = |(task, score)| ScoredTask {
+            task,
+            score,
+            nearest: self.kept.nearest(task, &compared),
+        };
+        let first = scored(highest(scores, None));
+        let second = (scores.len() > 1).then(|| scored(highest(scores, Some(first.task))));
+        Prediction {
+            familiarity: compared
+                .familiarity(&first.nearest, &second.as_ref().unwrap_or(&first).nearest),
+            first,
+            second,
+        }
+    }
+}
+
+/// The number of requests among `examples` of each of `tasks` tasks.
+pub(super) fn requests_by_task(tasks: usize, examples: &[Example<'_>]) -> Vec<usize> {
+    let mut counts = vec![0; tasks];
+    let requests = examples.iter().filter(|example| example.is_request);
+    for task in requests.filter_map(|example| example.task) {
+        counts[task] += 1;
+    }
+    counts
 }
 
 /// The index and value of the highest score, except for the index `but`.

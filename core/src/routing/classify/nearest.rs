@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::features::{DenseVector, Features, length};
 use super::word_vectors::{QuantizedVector, WORD_VECTORS};
 
-/// The most examples of a task that are kept, evenly spread over all of them. Our own choice: comparing a text with
-/// all of them takes 2 µs.
+/// The most examples of a task that are kept, evenly spread over all of them. Our own choice: it bounds the time
+/// that comparing a text with them takes.
 const MAX_KEPT: usize = 256;
 
 /// The most bytes of an example that an explanation shows.

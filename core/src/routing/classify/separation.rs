@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::calibrate::{Calibration, MIN_HELD_OUT};
 use super::hold_out::{CrossValidation, HeldOutExample};
-use super::model::Example;
+use super::model::{Example, requests_by_task};
 use crate::TaskName;
+use crate::normalized_text::normalized;
 
 /// How well the tasks can be told apart.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,14 +119,11 @@ pub(super) fn evaluate(
     calibration: Calibration,
     threshold: f32,
 ) -> TaskSeparation {
-    let mut separated: Vec<SeparatedTask> = tasks.iter().map(SeparatedTask::new).collect();
-    for task in examples
-        .iter()
-        .filter(|e| e.is_request)
-        .filter_map(|e| e.task)
-    {
-        separated[task].examples += 1;
-    }
+    let counts = requests_by_task(tasks.len(), examples);
+    let separated = tasks.iter().zip(counts);
+    let mut separated: Vec<_> = separated
+        .map(|(task, count)| SeparatedTask::new(task, count))
+        .collect();
     let mut separation = TaskSeparation {
         without_meaning,
         ..TaskSeparation::default()
@@ -148,11 +146,6 @@ pub(super) fn evaluate(
                 .or_insert((0, one.index))
                 .0 += 1;
         }
-    }
-    for task in &mut separated {
-        // A task without examples is not meant to be found by the classifier.
-        let few = (1..WANTED_EXAMPLES).contains(&task.examples);
-        task.wanted_examples = few.then_some(WANTED_EXAMPLES);
     }
     let sum = |of: fn(&SeparatedTask) -> usize| separated.iter().map(of).sum();
     separation.held_out = sum(|task| task.held_out);
@@ -184,14 +177,16 @@ pub(super) fn evaluate(
 }
 
 impl SeparatedTask {
-    fn new(task: &TaskName) -> Self {
+    fn new(task: &TaskName, examples: usize) -> Self {
+        // A task without examples is not meant to be found by the classifier.
+        let has_few = (1..WANTED_EXAMPLES).contains(&examples);
         Self {
             task: task.clone(),
-            examples: 0,
+            examples,
             held_out: 0,
             correct: 0,
             abstained: 0,
-            wanted_examples: None,
+            wanted_examples: has_few.then_some(WANTED_EXAMPLES),
         }
     }
 }
@@ -202,7 +197,7 @@ fn same_texts(tasks: &[TaskName], examples: &[Example<'_>]) -> Vec<DoubtfulExamp
     let mut doubtful = Vec::new();
     for example in examples.iter().filter(|example| example.is_request) {
         let other = first
-            .entry(normalised(example.text))
+            .entry(normalized(example.text))
             .or_insert(example.task);
         if *other != example.task {
             doubtful.push(DoubtfulExample {
@@ -215,16 +210,6 @@ fn same_texts(tasks: &[TaskName], examples: &[Example<'_>]) -> Vec<DoubtfulExamp
         }
     }
     doubtful
-}
-
-/// The words of a text in lower case, with a space between them.
-fn normalised(text: &str) -> String {
-    let text = text.to_lowercase();
-    let words = text.split(|c: char| !c.is_alphanumeric());
-    words
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// A held-out example of which the classifier is confident that it belongs to another task.
