@@ -127,7 +127,7 @@ fn missing_path(model: &Model) -> Option<String> {
     })
 }
 
-/// Waits until the classifier is trained for all tasks, and prints how well it tells them apart.
+/// Waits until the classifier is trained for all tasks, and prints how well it distinguishes them.
 async fn report_training(fleet: &FleetClient) -> anyhow::Result<()> {
     let trained = async {
         let mut interval = tokio::time::interval(POLL_INTERVAL);

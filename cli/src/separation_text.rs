@@ -1,4 +1,4 @@
-//! How well the tasks can be told apart, as people read it.
+//! How well the tasks can be distinguished, as people read it.
 
 use flotilla_core::TaskName;
 use flotilla_core::routing::{Doubt, DoubtfulExample, SeparatedTask, TaskSeparation};
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn single_task_has_nothing_to_be_told_apart_from() {
+    fn single_task_has_nothing_to_be_distinguished_from() {
         assert!(summary(&separation(&[("banking", &["freeze my card", "pay"])])).is_empty());
     }
 }

@@ -24,7 +24,7 @@ pub(crate) async fn run(command: TasksCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Reports how well tasks can be told apart: those in files, without a controller, or those of the fleet.
+/// Reports how well tasks can be distinguished: those in files, without a controller, or those of the fleet.
 async fn check(args: CheckArgs) -> anyhow::Result<()> {
     let separation = if args.files.is_empty() {
         let fleet = FleetClient::new(&args.endpoint)?;
@@ -36,7 +36,7 @@ async fn check(args: CheckArgs) -> anyhow::Result<()> {
         Classifier::train(&examples, abstain).map(|classifier| classifier.separation().clone())
     };
     let Some(separation) = separation else {
-        bail!("there are no tasks to tell apart");
+        bail!("there are no tasks to distinguish");
     };
     if !output::print_serialized(args.output, &separation)? {
         print!("{}", separation_text::report(&separation));
@@ -51,19 +51,14 @@ fn training_set(resources: impl Iterator<Item = Resource>) -> (TrainingSet, Abst
     for resource in resources {
         match resource {
             Resource::Task(task) => {
-                tasks.insert(task.name().clone(), task.spec);
+                tasks.insert(task.name().clone(), TaskExamples::of(&task));
             }
             Resource::Router(applied) => router = applied.spec,
             Resource::Model(_) => {}
         }
     }
-    let tasks = tasks.into_iter().map(|(name, spec)| TaskExamples {
-        name,
-        description: spec.description,
-        examples: spec.examples,
-    });
     let examples = TrainingSet {
-        tasks: tasks.collect(),
+        tasks: tasks.into_values().collect(),
         out_of_scope: router.examples,
     };
     (examples, router.abstain)

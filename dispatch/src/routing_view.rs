@@ -101,16 +101,10 @@ impl RoutingView {
     /// Returns the examples that the classifier is trained on.
     #[must_use]
     pub fn examples(&self) -> TrainingSet {
-        let tasks = self.tasks.iter();
+        let tasks = self.tasks.values();
         let router = self.router.as_ref();
         TrainingSet {
-            tasks: tasks
-                .map(|(name, view)| TaskExamples {
-                    name: name.clone(),
-                    description: view.task.spec.description.clone(),
-                    examples: view.task.spec.examples.clone(),
-                })
-                .collect(),
+            tasks: tasks.map(|view| TaskExamples::of(&view.task)).collect(),
             out_of_scope: router.map(|r| r.examples.clone()).unwrap_or_default(),
         }
     }

@@ -84,7 +84,7 @@ pub(crate) enum DescribableKind {
     /// A task.
     #[value(alias = "tasks")]
     Task,
-    /// The router, and how well the classifier tells the tasks apart.
+    /// The router, and how well the classifier distinguishes the tasks.
     #[value(alias = "routers")]
     Router,
 }

@@ -9,7 +9,7 @@ use super::{Endpoint, OutputFormat};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TasksCommand {
-    /// Reports how well tasks can be told apart by their examples.
+    /// Reports how well tasks can be distinguished by their examples.
     Check(CheckArgs),
     /// Suggests examples to add to a task, from the prompts that were kept.
     Suggest(SuggestArgs),

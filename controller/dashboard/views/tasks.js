@@ -1,4 +1,4 @@
-// The tasks: how well the classifier tells them apart.
+// The tasks: how well the classifier distinguishes them.
 
 import { html, useEffect, useState } from "../html.js";
 import { count, NONE, percent } from "../format.js";

@@ -21,7 +21,7 @@ pub struct ClassifierStatus {
     pub ngrams: usize,
     /// Memory of its weights and of the examples that it keeps, in bytes.
     pub bytes: usize,
-    /// How well the tasks can be told apart. `None` while there are no tasks.
+    /// How well the tasks can be distinguished. `None` while there are no tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separation: Option<TaskSeparation>,
 }

@@ -109,7 +109,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
             Operation::new(
                 "get",
                 "/api/v1/classifier",
-                "Returns the state of the classifier of tasks, and how well it tells them apart",
+                "Returns the state of the classifier of tasks, and how well it distinguishes them",
             )
             .returns::<classifier::ClassifierStatus>(200),
             get(classifier::get),

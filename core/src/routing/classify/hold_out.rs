@@ -1,5 +1,5 @@
 //! Classifies examples by models that were not trained on them (cross-validation). From that follow the factor of the
-//! meaning, the calibration, and how well the tasks can be told apart.
+//! meaning, the calibration, and how well the tasks can be distinguished.
 
 use super::features::Features;
 use super::model::{Example, FeaturedExamples, LinearModel, requests_by_task};

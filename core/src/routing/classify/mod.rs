@@ -23,7 +23,7 @@ mod word_vectors;
 use serde::{Deserialize, Serialize};
 
 use crate::TaskName;
-use crate::spec::AbstainRule;
+use crate::spec::{AbstainRule, Task};
 pub use explanation::{Evidence, EvidenceKind, ExampleText, NearestExample, ScoreExplanation};
 pub use separation::{Confusion, Doubt, DoubtfulExample, SeparatedTask, TaskSeparation};
 
@@ -85,6 +85,18 @@ pub struct Classification {
     pub abstained: bool,
     /// How the score of the best task came about.
     pub explanation: ScoreExplanation,
+}
+
+impl TaskExamples {
+    /// What a classifier learns of a task.
+    #[must_use]
+    pub fn of(task: &Task) -> Self {
+        Self {
+            name: task.name().clone(),
+            description: task.spec.description.clone(),
+            examples: task.spec.examples.clone(),
+        }
+    }
 }
 
 impl TrainingSet {
@@ -198,7 +210,7 @@ impl Classifier {
         self.threshold
     }
 
-    /// How well the tasks can be told apart.
+    /// How well the tasks can be distinguished.
     #[must_use]
     pub fn separation(&self) -> &TaskSeparation {
         &self.separation

@@ -1,4 +1,4 @@
-//! How well the tasks can be told apart, from examples that were held out of training.
+//! How well the tasks can be distinguished, from examples that were held out of training.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use super::model::{Example, requests_by_task};
 use crate::TaskName;
 use crate::normalized_text::normalized;
 
-/// How well the tasks can be told apart.
+/// How well the tasks can be distinguished.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskSeparation {
@@ -38,7 +38,7 @@ pub struct TaskSeparation {
     pub doubtful: Vec<DoubtfulExample>,
 }
 
-/// How well a task can be told from the others.
+/// How well a task can be distinguished from the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeparatedTask {
