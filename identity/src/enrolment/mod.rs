@@ -1,0 +1,1 @@
+//! How nodes become part of a fleet: join tokens and enrolment records.
