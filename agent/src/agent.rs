@@ -17,7 +17,10 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
 use crate::engines::Engines;
 use crate::inference_service::InferenceService;
-use crate::link::{self, AgentLink, Connector, DesiredStateReceiver, LinkedControllers};
+use crate::link::{
+    self, AgentLink, Connector, DesiredStateReceiver, LinkSecurity, LinkedControllers,
+    SecurityError, is_loopback,
+};
 use crate::models::{CUT_TIME, ModelManager, ModelManagerConfig, ServingTable};
 use crate::node_description::NodeDescription;
 use crate::request_metrics::RequestMetrics;
@@ -39,6 +42,14 @@ pub enum AgentStartError {
     /// No controller address is configured.
     #[error("there is no controller to join: give --join HOST:PORT")]
     NoController,
+    /// The files of the node's enrolment cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// Links to another machine would be without TLS.
+    #[error(
+        "the link to {0} would be open to everybody on the network without TLS: run `flotilla token create` at the fleet, whose controllers are started with --secret-file (`flotilla secret create FILE`), and start the agent with --token-file FILE; for a network that nobody else reaches, start it with --insecure"
+    )]
+    Unprotected(String),
     /// The environment names a proxy through which links cannot go.
     #[error(
         "links cannot go through the proxy {0}: only proxies with http:// are supported; set HTTPS_PROXY=http://HOST:PORT, or name the controllers in NO_PROXY"
@@ -74,6 +85,18 @@ impl Agent {
             return Err(AgentStartError::UnsupportedProxy(proxy));
         }
         let data_dir = DataDir::open(&config.data_dir)?;
+        let zones = config.node.zone.iter().cloned().collect();
+        let name = config.node.name.clone();
+        let security = LinkSecurity::load(&config.data_dir, name, zones, config.token)?;
+        let remote = config.join.iter().find(|address| !is_loopback(address));
+        if let Some(remote) = remote.filter(|_| !security.is_on()) {
+            if !config.insecure {
+                return Err(AgentStartError::Unprotected(remote.clone()));
+            }
+            tracing::warn!(
+                "INSECURE: the link to {remote} has no TLS: prompts and answers can be read and changed on the way, and whoever answers there decides what runs here"
+            );
+        }
         if let Some(warning) = inventory::unused_instructions() {
             tracing::warn!("{warning}");
         }
@@ -124,6 +147,7 @@ impl Agent {
             artifacts: artifacts.clone(),
             desired_state,
             connector,
+            security: Arc::new(security),
             drain: drain.clone(),
             stop: stop_links.clone(),
         };

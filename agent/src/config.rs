@@ -8,6 +8,7 @@ use std::time::Duration;
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_identity::enrolment::JoinToken;
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::energy_accounting::EnergyAccounting;
@@ -21,6 +22,10 @@ pub struct AgentConfig {
     /// Link addresses of controllers, `host:port`. One reachable controller is enough, because it names
     /// the others.
     pub join: Vec<String>,
+    /// The join token that the node enrols with, unless it has. `None`: it has enrolled, or links have no TLS.
+    pub token: Option<JoinToken>,
+    /// Whether links to other machines may be without TLS.
+    pub insecure: bool,
     /// Directory for the node's identity, its desired state and the files of models.
     pub data_dir: PathBuf,
     /// Id of the fleet that the node moves to, if it belongs to another one. `None`: it stays in its

@@ -34,4 +34,5 @@ pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 pub use data_dir::DataDirError;
 pub use inventory::default_memory;
+pub use link::SecurityError;
 pub use runners::{RunnerCommand, RunnerEngine};

@@ -15,6 +15,7 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
         anyhow::bail!("--idle-watts must not be above --max-watts");
     }
     let data_dir = args.data_dir()?;
+    let token = args.token()?;
     let node = NodeConfig {
         name: args.name.clone(),
         labels: args.labels.into_iter().collect(),
@@ -26,6 +27,8 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
     let config = AgentConfig {
         data_dir,
         adopt_fleet: args.adopt_fleet,
+        token,
+        insecure: args.insecure,
         node,
         join: args.join,
         energy_accounting: None,

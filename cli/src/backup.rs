@@ -1,5 +1,6 @@
 //! `flotilla backup` and `flotilla restore`: the desired state as a file.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use flotilla_controller::admin::{
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Resource, Sha256Digest};
+
+use flotilla_identity::authority::AuthorityRecord;
+use flotilla_identity::enrolment::Enrolment;
 
 use crate::args::{BackupArgs, RestoreArgs};
 use crate::backup_documents::{self, ArtifactDocument, Backup, BackupDocument, FleetDocument};
@@ -31,7 +35,12 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
     let identity: FleetIdentity = fleet.get(&FLEET_PATH).await?;
     let documents = fetch_documents(&fleet, &identity).await?;
-    let is_resource = |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
+    let is_resource = |document: &&BackupDocument| {
+        !matches!(
+            document,
+            BackupDocument::Fleet(_) | BackupDocument::Authority(_) | BackupDocument::Enrolment(_)
+        )
+    };
     let resources = documents.iter().filter(is_resource).count();
     if identity.id.is_none() {
         fleet.print_readiness_notes().await;
@@ -102,6 +111,13 @@ async fn fetch_documents(
     let mut documents = Vec::new();
     let id = identity.id.clone().or_else(|| identity.lost_id.clone());
     documents.extend(id.map(|id| BackupDocument::fleet(id, identity.epoch)));
+    // Before all else: whoever restores without the fleet's secret learns it at once.
+    let authority: Option<AuthorityRecord> = fleet.get(&["api", "v1", "authority"]).await?;
+    documents.extend(authority.map(BackupDocument::authority));
+    let enrolments: BTreeMap<String, Enrolment> = fleet.get(&["api", "v1", "enrolments"]).await?;
+    let enrolments = enrolments.into_iter();
+    documents
+        .extend(enrolments.map(|(name, enrolment)| BackupDocument::enrolment(name, enrolment)));
     let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
     let artifacts = artifacts.into_iter();
     documents.extend(artifacts.map(|(name, files)| BackupDocument::artifact(name, files)));
@@ -283,6 +299,17 @@ async fn wait_for_files(
 async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> anyhow::Result<()> {
     match document {
         BackupDocument::Artifact(_) | BackupDocument::Fleet(_) => {}
+        BackupDocument::Authority(authority) => {
+            let path = ["api", "v1", "authority"];
+            fleet.put_ignoring_response(&path, &authority.spec).await?;
+            println!("authority/{} restored", authority.metadata.name);
+        }
+        BackupDocument::Enrolment(enrolment) => {
+            let name = enrolment.metadata.name.as_str();
+            let path = ["api", "v1", "enrolments", name];
+            fleet.put_ignoring_response(&path, &enrolment.spec).await?;
+            println!("enrolment/{name} restored");
+        }
         BackupDocument::Resource(resource) => {
             let (noun, path) = manifest::noun_and_path(resource);
             fleet.put_ignoring_response(&path, resource).await?;

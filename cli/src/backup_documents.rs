@@ -4,6 +4,8 @@ use anyhow::{Context, anyhow, bail};
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{API_VERSION, Resource};
+use flotilla_identity::authority::AuthorityRecord;
+use flotilla_identity::enrolment::Enrolment;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,6 +36,8 @@ pub(crate) enum BackupDocument {
     NodeOperation(NodeOperationDocument),
     Artifact(ArtifactDocument),
     Fleet(FleetDocument),
+    Authority(AuthorityDocument),
+    Enrolment(EnrolmentDocument),
 }
 
 /// The operation (cordon or drain) in effect on a node.
@@ -67,6 +71,27 @@ pub(crate) struct FleetDocument {
     pub(crate) spec: FleetDocumentSpec,
 }
 
+/// The fleet's certificate authority, whose private key stays encrypted. Its name is the id of the fleet that it was made
+/// for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AuthorityDocument {
+    pub(crate) api_version: String,
+    pub(crate) kind: AuthorityKind,
+    pub(crate) metadata: DocumentMetadata,
+    pub(crate) spec: AuthorityRecord,
+}
+
+/// A node that has enrolled.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EnrolmentDocument {
+    pub(crate) api_version: String,
+    pub(crate) kind: EnrolmentKind,
+    pub(crate) metadata: DocumentMetadata,
+    pub(crate) spec: Enrolment,
+}
+
 /// What a backup knows of a fleet besides its id.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -93,6 +118,16 @@ pub(crate) enum FleetKind {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum AuthorityKind {
+    Authority,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum EnrolmentKind {
+    Enrolment,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ArtifactKind {
     Artifact,
 }
@@ -115,6 +150,28 @@ impl BackupDocument {
             kind: ArtifactKind::Artifact,
             metadata: DocumentMetadata { name },
             spec: files,
+        })
+    }
+
+    /// The fleet's authority.
+    pub(crate) fn authority(record: AuthorityRecord) -> Self {
+        Self::Authority(AuthorityDocument {
+            api_version: API_VERSION.into(),
+            kind: AuthorityKind::Authority,
+            metadata: DocumentMetadata {
+                name: record.fleet.clone(),
+            },
+            spec: record,
+        })
+    }
+
+    /// The enrolment of the node `name`.
+    pub(crate) fn enrolment(name: String, enrolment: Enrolment) -> Self {
+        Self::Enrolment(EnrolmentDocument {
+            api_version: API_VERSION.into(),
+            kind: EnrolmentKind::Enrolment,
+            metadata: DocumentMetadata { name },
+            spec: enrolment,
         })
     }
 
@@ -197,6 +254,12 @@ fn read_document(document: Value) -> anyhow::Result<Option<BackupDocument>> {
         ),
         "Fleet" => BackupDocument::Fleet(
             serde_json::from_value(document).context("the identity of the fleet cannot be read")?,
+        ),
+        "Authority" => BackupDocument::Authority(
+            serde_json::from_value(document).context("the authority cannot be read")?,
+        ),
+        "Enrolment" => BackupDocument::Enrolment(
+            serde_json::from_value(document).context("the enrolment of a node cannot be read")?,
         ),
         "NodeOperation" => BackupDocument::NodeOperation(
             serde_json::from_value(document).context("the operation of a node cannot be read")?,

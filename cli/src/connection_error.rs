@@ -50,10 +50,10 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
             certificate_problem(&cause, host)
         ),
         ConnectionProblem::Tls => format!(
-            "no TLS connection to {shown} ({cause}): controllers have no TLS; use http:// unless a proxy in front of them adds it"
+            "no TLS connection to {shown} ({cause}): a controller without --secret-file and --tls-cert has no TLS; use http:// there"
         ),
         ConnectionProblem::NotHttp => format!(
-            "{host}:{port} does not answer in HTTP: give the address of a controller's --http (port 8080 by default), not of its --link, and https:// where a proxy adds TLS"
+            "{host}:{port} does not answer in HTTP: give the address of a controller's --http (port 8080 by default), not of its --link, https:// where the controller has TLS, and https:// where a proxy adds TLS"
         ),
         ConnectionProblem::Other => format!("no answer of {shown}: {cause}"),
     }
@@ -62,7 +62,7 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
 /// Says what is wrong with a certificate, and what to do about it.
 fn certificate_problem(cause: &str, host: &str) -> String {
     if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
-        "no authority that this machine trusts has signed it; name the file of that authority's certificate in SSL_CERT_FILE".into()
+        "no authority that this machine trusts has signed it; name the file of that authority's certificate in SSL_CERT_FILE (a fleet's is authority.crt in a controller's --data-dir)".into()
     } else if cause.contains("NotValidForName") || cause.contains("not valid for name") {
         format!("it is not valid for the name {host}; use a name that it is valid for")
     } else if cause.contains("Expired")
@@ -71,7 +71,7 @@ fn certificate_problem(cause: &str, host: &str) -> String {
     {
         "it has expired or is not valid yet; renew it, and check this machine's clock".into()
     } else {
-        format!("{cause}; the proxy that adds TLS needs another one")
+        format!("{cause}; the controller (--tls-cert) or the proxy that adds TLS needs another one")
     }
 }
 

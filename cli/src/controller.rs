@@ -14,6 +14,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         link: args.link,
         store: args.store(&data_dir)?,
         init_store: args.init_store,
+        tls: args.tls.settings(),
         data_dir,
         ca_file: args.ca_file,
         advertise_link: args.advertise_link,

@@ -241,6 +241,13 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
     let mut text = output::fields(&[
         ("Node", node.metadata.name.clone()),
         ("State", node_state(node)),
+        (
+            "Enrolment",
+            match &node.status.enrolment {
+                Some(enrolment) => enrolment.to_lowercase(),
+                None => "none (links without TLS need none)".to_owned(),
+            },
+        ),
         ("Labels", labels.join(", ")),
         ("Taints", join(&spec.taints)),
         (

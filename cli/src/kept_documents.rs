@@ -30,10 +30,12 @@ fn read(state: &KeptState) -> Backup {
     }
     // Models refer to artifacts.
     backup.documents.sort_by_key(|document| match document {
-        BackupDocument::Fleet(_) => 0,
-        BackupDocument::Artifact(_) => 1,
-        BackupDocument::Resource(_) => 2,
-        BackupDocument::NodeOperation(_) => 3,
+        BackupDocument::Authority(_) => 0,
+        BackupDocument::Enrolment(_) => 1,
+        BackupDocument::Fleet(_) => 1,
+        BackupDocument::Artifact(_) => 2,
+        BackupDocument::Resource(_) => 3,
+        BackupDocument::NodeOperation(_) => 4,
     });
     backup
 }
@@ -50,6 +52,13 @@ fn read_entry(entry: &KeptEntry, epoch: u64) -> anyhow::Result<Option<BackupDocu
         Some(StoreKey::PushedManifest(name)) => {
             let files = serde_json::from_str(&entry.value)?;
             Some(BackupDocument::artifact(name.to_string(), files))
+        }
+        Some(StoreKey::Authority) => Some(BackupDocument::authority(serde_json::from_str(
+            &entry.value,
+        )?)),
+        Some(StoreKey::Enrolment(name)) => {
+            let enrolment = serde_json::from_str(&entry.value)?;
+            Some(BackupDocument::enrolment(name.to_string(), enrolment))
         }
         Some(StoreKey::NodeOperation(name)) => {
             let operation = serde_json::from_str(&entry.value)?;

@@ -5,6 +5,7 @@
 //! of the store, of placement or of engines: what a command does is a call into another crate or
 //! into the API. Start reading at `args`, then at the module with the name of a command.
 
+mod access;
 mod agent;
 mod allocator;
 mod apply;

@@ -1,6 +1,6 @@
 //! Short texts about resources that several commands print.
 
-use flotilla_controller::admin::{ModelOnNode, NodeResource};
+use flotilla_controller::admin::{ModelOnNode, NodeResource, REVOKED};
 use flotilla_core::Bytes;
 use flotilla_core::spec::AbstainRule;
 
@@ -13,6 +13,9 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
         state += ", draining";
     } else if operation.cordoned {
         state += ", cordoned";
+    }
+    if status.enrolment.as_deref() == Some(REVOKED) {
+        state += ", revoked";
     }
     if status.flapping {
         state += ", flapping";

@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
-    agent, apply, backup, chat, controller, dataset, delete, describe, eval, explain, get, logging,
-    node_operations, push, reference, runner, tasks, top, up,
+    access, agent, apply, backup, chat, controller, dataset, delete, describe, eval, explain, get,
+    logging, node_operations, push, reference, runner, tasks, top, up,
 };
 
 /// Runs the command on the process's command line and returns the exit code of the process.
@@ -66,7 +66,7 @@ async fn run(command: Command, log: &str) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(args, log).await,
         Command::Controller(args) => controller::run(*args).await,
-        Command::Agent(args) => agent::run(args, log).await,
+        Command::Agent(args) => agent::run(*args, log).await,
         Command::Runner(args) => runner::run(args).await,
         Command::Chat(args) => chat::run(args).await,
         Command::Route(args) => explain::route(args).await,
@@ -85,6 +85,9 @@ async fn run(command: Command, log: &str) -> anyhow::Result<()> {
         Command::Cordon(args) => node_operations::cordon(args).await,
         Command::Uncordon(args) => node_operations::uncordon(args).await,
         Command::Drain(args) => node_operations::drain(args).await,
+        Command::Secret(command) => access::secret(command),
+        Command::Token(command) => access::token(command).await,
+        Command::Node(command) => access::node(command).await,
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "flotilla", &mut std::io::stdout());

@@ -9,6 +9,8 @@ use std::time::Duration;
 use flotilla_gateway::{ApiConfig, CorsOrigin};
 use flotilla_telemetry::TelemetrySettings;
 
+use crate::tls::TlsSettings;
+
 /// The default time that a suspect node has to return: longer than an agent needs for an attempt to dial
 /// that fails (5 s), the longest pause after it (5 s), and joining.
 const DEFAULT_NODE_GRACE: Duration = Duration::from_secs(15);
@@ -30,6 +32,8 @@ pub struct ControllerConfig {
     /// Whether a new fleet is begun in an empty store although other files of a fleet show that it was lost.
     /// An embedded store is created then.
     pub init_store: bool,
+    /// TLS of both ports.
+    pub tls: TlsSettings,
     /// Directory for model files.
     pub data_dir: PathBuf,
     /// PEM file with further authorities that the sources of models may have their certificates from.
@@ -68,6 +72,7 @@ impl Default for ControllerConfig {
             advertise_http: None,
             store: StoreAddress::Embedded("/var/lib/flotilla/controller".into()),
             init_store: false,
+            tls: TlsSettings::default(),
             data_dir: "/var/lib/flotilla/controller".into(),
             ca_file: None,
             max_body: 4 << 20,

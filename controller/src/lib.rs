@@ -27,10 +27,12 @@ mod reconcile;
 mod registrar;
 mod run;
 mod scrape;
+mod server_names;
 mod startup;
 mod state_keeper;
 pub mod store;
 mod store_follower;
+pub mod tls;
 mod traffic;
 mod waiting_levels;
 
@@ -40,3 +42,4 @@ pub use config::{
 pub use flotilla_gateway::CorsOrigin;
 pub use pem_files::PemFileError;
 pub use run::{Controller, ControllerStartError};
+pub use tls::{OutsideCertificate, TlsSettings};

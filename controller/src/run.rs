@@ -14,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
-use crate::artifacts::{SourceClient, controller_client};
+use crate::artifacts::SourceClient;
 use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::pem_files::{self, PemFileError};
+use crate::server_names;
 use crate::startup::Startup;
 use crate::store::{self, MonitoredStore, StoreCreation, StoreError};
+use crate::tls::{ControllerClient, ServerTls, TlsError, UnprotectedError, read_secret};
 
 /// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,12 @@ pub enum ControllerStartError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] reqwest::Error),
+    /// A port that other machines reach would be without TLS.
+    #[error(transparent)]
+    Unprotected(#[from] UnprotectedError),
+    /// The fleet's secret, its authority or a certificate cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] TlsError),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DirError),
@@ -83,6 +91,9 @@ impl Controller {
     /// # Errors
     /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
+        let is_open = config.tls.check(config.http, config.link)?;
+        let secret = config.tls.secret_file.as_deref().map(read_secret);
+        let secret = secret.transpose().map_err(TlsError::from)?;
         let data_dir_lock = DirLock::acquire(&config.data_dir)?;
         let creation = StoreCreation {
             data_dirs: vec![config.data_dir.clone()],
@@ -114,16 +125,23 @@ impl Controller {
             ),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let sources = source_client(config.ca_file.as_deref()).await?;
-        let controllers = controller_client()?;
+        let ca = read_ca_file(config.ca_file.as_deref()).await?;
+        let sources = source_client(config.ca_file.as_deref(), ca.as_deref())?;
+        let is_https = config.tls.protects_http();
+        let controllers = ControllerClient::new(is_https, ca.as_deref())?;
+        let hosts = server_names::of_controller(&record, [addresses.0, addresses.1]);
         let stop_grace = config.stop_grace;
         let (pending, wake_ups) = PendingQueue::new();
         let mut startup = Startup::new(id, config, store.clone(), sources, controllers);
         startup.start_leader_tasks();
         startup.start_registrar(record, &pending);
+        if is_open {
+            startup.note_open_ports().await;
+        }
+        let tls = startup.start_tls(secret, hosts).await?;
         startup.start_wake_ups(&pending, wake_ups);
         let connections = ConnectionLimits::of_this_process();
-        startup.start_links(link, connections.table("link"));
+        startup.start_links(link, connections.table("link"), tls.clone());
         let api = startup.start_api(pending, &telemetry);
         let Startup {
             fleet,
@@ -138,6 +156,7 @@ impl Controller {
             listener: http,
             connections: connections.table("http"),
             api,
+            tls: tls.map(ServerTls::http),
             drain: drain.clone(),
         };
         api_task.spawn(serve_api(server, stop_grace, cut));
@@ -211,24 +230,33 @@ fn start_telemetry(
     Telemetry::start(&identity, settings)
 }
 
-/// The client for the sources of models, which trusts the authorities in `ca_file`, too.
-async fn source_client(ca_file: Option<&Path>) -> Result<SourceClient, ControllerStartError> {
-    let failed = |problem: String| ControllerStartError::CaFile {
-        path: ca_file.unwrap_or(Path::new("")).display().to_string(),
-        problem,
+/// Reads the certificates of further authorities.
+async fn read_ca_file(ca_file: Option<&Path>) -> Result<Option<Vec<u8>>, ControllerStartError> {
+    let Some(path) = ca_file else {
+        return Ok(None);
     };
-    let ca = match ca_file {
-        Some(path) => Some(
-            tokio::fs::read(path)
-                .await
-                .map_err(|e| failed(e.to_string()))?,
-        ),
-        None => None,
-    };
-    if ca.as_deref().is_some_and(|ca| !pem_files::has_block(ca)) {
-        return Err(failed("it has no certificate".into()));
+    let content = tokio::fs::read(path).await;
+    let content = content.map_err(|error| ca_file_error(path, error.to_string()))?;
+    if !pem_files::has_block(&content) {
+        return Err(ca_file_error(path, "it has no certificate".into()));
     }
-    SourceClient::new(ca.as_deref()).map_err(|e| failed(e.to_string()))
+    Ok(Some(content))
+}
+
+fn ca_file_error(path: &Path, problem: String) -> ControllerStartError {
+    ControllerStartError::CaFile {
+        path: path.display().to_string(),
+        problem,
+    }
+}
+
+/// The client for the sources of models, which trusts the authorities `ca` of `ca_file`, too.
+fn source_client(
+    ca_file: Option<&Path>,
+    ca: Option<&[u8]>,
+) -> Result<SourceClient, ControllerStartError> {
+    let path = ca_file.unwrap_or(Path::new(""));
+    SourceClient::new(ca).map_err(|error| ca_file_error(path, error.to_string()))
 }
 
 async fn listen(

@@ -1,12 +1,14 @@
 //! Starts the tasks of a controller and assembles its API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_dispatch::{
     DecisionLog, DispatchConfig, Dispatcher, DispatcherParts, LatestClassifier, PendingQueue,
     RequestObserver, WakeUpReceiver, train_classifiers,
 };
 use flotilla_gateway::ApiConfig;
+use flotilla_identity::authority::FleetSecret;
 use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::server_metrics::ServerMetrics;
 use tokio::net::TcpListener;
@@ -22,14 +24,18 @@ use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
 use crate::datasets::{DATASETS_DIR, DatasetKeeper};
-use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
 use crate::kept_state::KeptStateFile;
-use crate::link::LinkServer;
+use crate::link::{LinkProtection, LinkServer};
 use crate::registrar::Registrar;
 use crate::store::{MonitoredStore, Store};
 use crate::store_follower::StoreFollower;
+use crate::tls::{ControllerClient, ServerTls, TlsError, TlsHandle, TlsKeeper};
 use crate::traffic::TrafficLog;
 use crate::{dashboard, epoch, leader, pending, reconcile, scrape};
+
+/// Longest wait for the authority and the certificates at the start.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A controller while it starts: its tasks, and what they share.
 pub(crate) struct Startup {
@@ -37,10 +43,12 @@ pub(crate) struct Startup {
     id: String,
     store: Arc<dyn Store>,
     pub(crate) fleet: FleetHandle,
+    /// The fleet's secret. `None`: links have no TLS.
+    secret: Option<FleetSecret>,
     blobs: BlobStore,
     sources: SourceClient,
     /// The client for the APIs of other controllers.
-    controllers: reqwest::Client,
+    controllers: ControllerClient,
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
     /// requests may end.
     pub(crate) drain: CancellationToken,
@@ -58,7 +66,7 @@ impl Startup {
         config: ControllerConfig,
         store: Arc<MonitoredStore>,
         sources: SourceClient,
-        controllers: reqwest::Client,
+        controllers: ControllerClient,
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -72,6 +80,7 @@ impl Startup {
             blobs: BlobStore::new(config.data_dir.join(BLOBS_DIR)),
             sources,
             controllers,
+            secret: None,
             config,
             id,
             store,
@@ -138,14 +147,74 @@ impl Startup {
         ));
     }
 
+    /// Notes for people that other machines reach a port without TLS.
+    pub(crate) async fn note_open_ports(&self) {
+        tracing::warn!(
+            "INSECURE: other machines reach this controller without TLS, and whoever reaches it can read and change everything; use --secret-file instead of --insecure"
+        );
+        self.fleet.send(FleetEvent::RunsInsecurely).await;
+    }
+
+    /// Starts the task that keeps the authority and the certificates, if there is a secret or an outside certificate,
+    /// and waits until they are known. While the store is away and nothing of it was kept, they are not: then
+    /// connections wait for them.
+    ///
+    /// # Errors
+    /// [`TlsError`] if they cannot be used.
+    pub(crate) async fn start_tls(
+        &mut self,
+        secret: Option<FleetSecret>,
+        hosts: Vec<String>,
+    ) -> Result<Option<TlsHandle>, TlsError> {
+        if !self.config.tls.protects_http() {
+            return Ok(None);
+        }
+        self.secret.clone_from(&secret);
+        let keeper = TlsKeeper {
+            fleet: self.fleet.clone(),
+            store: self.store.clone(),
+            id: self.id.clone(),
+            hosts,
+            secret,
+            outside: self.config.tls.outside.clone(),
+            life: self.config.tls.certificate_life,
+            data_dir: self.config.data_dir.clone(),
+            client: self.controllers.clone(),
+        };
+        let (configs, first, run) = keeper.start(self.stop.clone());
+        self.tasks.spawn(run);
+        match tokio::time::timeout(TLS_TIMEOUT, first).await {
+            Ok(Ok(first)) => first?,
+            // The task ends without a result only while the controller stops.
+            Ok(Err(_)) => {}
+            Err(_) => tracing::warn!(
+                "the fleet's certificate authority is not known yet, since the store does not answer: connections wait for it"
+            ),
+        }
+        Ok(Some(configs))
+    }
+
     /// Starts the server for agents.
-    pub(crate) fn start_links(&mut self, listener: TcpListener, connections: ConnectionTable) {
+    pub(crate) fn start_links(
+        &mut self,
+        listener: TcpListener,
+        connections: ConnectionTable,
+        tls: Option<TlsHandle>,
+    ) {
+        let settings = &self.config.tls;
+        let tls = tls.filter(|_| settings.protects_links());
+        let protection = tls.map(|configs| LinkProtection {
+            tls: ServerTls::link(configs),
+            store: self.store.clone(),
+            life: settings.certificate_life,
+        });
         let server = LinkServer {
             fleet: self.fleet.clone(),
             id: self.id.clone(),
             blobs: self.blobs.clone(),
             connections: self.config.connections.max(1),
             silence: self.config.link_timeout,
+            protection,
             drain: self.drain.clone(),
             stop: self.stop.clone(),
         };
@@ -204,6 +273,7 @@ impl Startup {
                 self.blobs.clone(),
                 classifier,
                 self.id.clone(),
+                self.secret.clone(),
                 self.drain.clone(),
             ))
             .merge(decisions)

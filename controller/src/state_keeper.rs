@@ -240,6 +240,9 @@ mod tests {
             "nodes/n",
             "assignments/n/m",
             "controllers/c",
+            "authority",
+            "enrolments/n",
+            "join-tokens/0123456789",
         ] {
             assert!(is_kept(&format!("{root}{kept}")), "{kept}");
         }

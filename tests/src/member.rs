@@ -106,6 +106,8 @@ pub(crate) fn start_agent(
                 join: vec![link],
                 data_dir,
                 adopt_fleet: None,
+                token: None,
+                insecure: false,
                 energy_accounting: agent.energy_accounting,
                 metrics: None,
                 telemetry: TelemetrySettings::DISABLED,

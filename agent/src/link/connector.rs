@@ -125,12 +125,23 @@ impl Connector {
             .parse()
             .map_err(|_| invalid())?;
         let host = uri.host().ok_or_else(invalid)?;
-        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
+        if is_loopback_host(host) {
             return Ok(None);
         }
         Ok(self.proxies.intercept(&uri))
     }
+}
+
+/// Whether `host:port` is on this machine alone.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| is_loopback_host(host))
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether links go through this proxy: it is spoken to without TLS.

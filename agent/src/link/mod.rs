@@ -8,12 +8,15 @@ mod agent_link;
 mod connector;
 mod desired_state;
 mod energy_report;
+mod enrolment;
 mod linked_controllers;
 mod logged_causes;
 mod peer_protocol;
 mod reconnect_delays;
+mod security;
 mod session;
 mod status_reporter;
+mod tls_problem;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,11 +28,13 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub(crate) use agent_link::AgentLink;
-pub(crate) use connector::Connector;
+pub(crate) use connector::{Connector, is_loopback};
 pub(crate) use desired_state::DesiredStateReceiver;
 pub(crate) use linked_controllers::LinkedControllers;
 use logged_causes::LoggedCauses;
 use reconnect_delays::ReconnectDelays;
+pub(crate) use security::LinkSecurity;
+pub use security::SecurityError;
 use session::SessionError;
 
 /// After a session of this length, the delays between attempts start over.

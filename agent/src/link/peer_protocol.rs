@@ -26,7 +26,15 @@ pub(super) enum PeerProtocol {
     )]
     WebServer,
     #[error(
-        "a server with TLS answers there, and links have no TLS: --join takes the address of a controller's --link, port 7070 by default, without a TLS proxy between"
+        "links to this controller have TLS: start the agent with --token-file FILE and a token of `flotilla token create`"
+    )]
+    LinkWithTls,
+    #[error(
+        "this is the HTTPS port of a controller: --join takes its link port, 7070 unless the controller's --link says otherwise"
+    )]
+    FlotillaHttps,
+    #[error(
+        "a server with TLS answers there, and this agent's links have none: --join takes the address of a controller's --link, port 7070 by default, without a TLS proxy between"
     )]
     Tls,
 }
@@ -54,6 +62,13 @@ fn classify(answer: &[u8]) -> Option<PeerProtocol> {
     }
     let text = String::from_utf8_lossy(answer);
     let status = text.strip_prefix("HTTP/1.")?;
+    // The ports of a controller with TLS.
+    if text.contains("This link port requires TLS") {
+        return Some(PeerProtocol::LinkWithTls);
+    }
+    if text.contains("This port speaks HTTPS, and the request came without TLS") {
+        return Some(PeerProtocol::FlotillaHttps);
+    }
     // Servers with TLS that recognize plain HTTP: nginx, Go and Apache.
     let is_plain_refused = status.get(1..5) == Some(" 400")
         && (text.contains("HTTPS") || text.contains("SSL-enabled"));
@@ -80,6 +95,14 @@ mod tests {
             (controller.as_bytes(), Some(PeerProtocol::FlotillaHttp)),
             (nginx.as_bytes(), Some(PeerProtocol::Tls)),
             (go.as_bytes(), Some(PeerProtocol::Tls)),
+            (
+                b"HTTP/1.1 400 Bad Request\r\n\r\nThis link port requires TLS (HTTPS is not",
+                Some(PeerProtocol::LinkWithTls),
+            ),
+            (
+                b"HTTP/1.1 400 Bad Request\r\n\r\nThis port speaks HTTPS, and the request came without TLS",
+                Some(PeerProtocol::FlotillaHttps),
+            ),
             (b"\x15\x03\x01\x00\x02\x02\x46", Some(PeerProtocol::Tls)),
             (
                 b"HTTP/1.1 404 Not Found\r\n\r\n",

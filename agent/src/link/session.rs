@@ -2,31 +2,40 @@
 //! receives the desired state.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::NodeName;
 use flotilla_proto::desired_state_parts::{MAX_PART_BYTES, PartialState, StateTooLarge};
 use flotilla_proto::preface;
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
-use flotilla_proto::v1::{IdentifyRequest, JoinResponse};
+use flotilla_proto::v1::{IdentifyRequest, JoinResponse, RenewCertificateRequest};
+use flotilla_telemetry::clock::unix_seconds;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::agent_link::AgentLink;
 use super::connector::{ConnectError, Target};
 use super::desired_state::ForeignFleetError;
+use super::enrolment;
 use super::linked_controllers::LinkedControllers;
 use super::peer_protocol::{self, PeerProtocol};
+use super::security::{LinkSecurity, SecurityError};
 use super::status_reporter::StatusReporter;
+use super::tls_problem::TlsProblem;
 use crate::inference_service::InferenceService;
 
 /// Timeout of each step: connecting, identifying, joining, opening the sync stream.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a reverse connection is dialled until it reaches the controller of the session.
 const MAX_REVERSE_DIALS: u32 = 64;
 /// Pause before it is dialled again.
@@ -35,6 +44,9 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest message on a link in bytes, equal to the controller's limit.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// A reverse connection, with or without TLS.
+type ReverseStream = Either<TcpStream, BufReader<TlsStream<TcpStream>>>;
 
 /// Why a session ended or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +83,23 @@ pub(super) enum SessionError {
     #[error("it sent too much: {0}")]
     StateTooLarge(#[from] StateTooLarge),
     #[error(transparent)]
+    Tls(#[from] TlsProblem),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    #[error(
+        "the certificate of this node has expired: enrol it again with a token of `flotilla token create --node {0}`, which its agent is started with (--token-file)"
+    )]
+    CertificateExpired(NodeName),
+    #[error(transparent)]
     ForeignFleet(#[from] ForeignFleetError),
 }
 
 impl From<hyper::Error> for SessionError {
     fn from(error: hyper::Error) -> Self {
         tracing::debug!(?error, "a connection to a controller broke");
-        if error.is_timeout() {
+        if let Some(problem) = TlsProblem::find(&error) {
+            problem.into()
+        } else if error.is_timeout() {
             Self::Silent
         } else {
             Self::Broken
@@ -89,6 +111,9 @@ impl From<Status> for SessionError {
     fn from(status: Status) -> Self {
         // Only the status of a call that got no answer has a cause.
         let cause = std::error::Error::source(&status);
+        if let Some(problem) = cause.and_then(TlsProblem::find) {
+            return problem.into();
+        }
         match cause.map(|cause| cause.downcast_ref::<hyper::Error>()) {
             None => Self::Refused(status),
             Some(Some(error)) if error.is_timeout() => Self::Silent,
@@ -101,10 +126,17 @@ impl SessionError {
     /// Whether trying again is of no use before an operator has changed something.
     pub(super) fn needs_operator(&self) -> bool {
         match self {
-            Self::ForeignFleet(_) | Self::OtherProtocol(_) => true,
+            Self::ForeignFleet(_)
+            | Self::OtherProtocol(_)
+            | Self::Tls(_)
+            | Self::Security(_)
+            | Self::CertificateExpired(_) => true,
             Self::Refused(status) => matches!(
                 status.code(),
-                Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+                Code::FailedPrecondition
+                    | Code::AlreadyExists
+                    | Code::InvalidArgument
+                    | Code::PermissionDenied
             ),
             _ => false,
         }
@@ -118,9 +150,27 @@ pub(super) async fn run(
     controllers: &LinkedControllers,
     address: &str,
 ) -> Result<(), SessionError> {
+    enrolment::enrol_if_due(link, address).await?;
     let (stream, target) = link.connector.connect(address).await?;
-    let (channel, connection) =
-        transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
+    let stream = match link.security.enrolled() {
+        None => Either::Left(stream),
+        Some(enrolled) if enrolled.has_expired(unix_seconds()) => {
+            return Err(SessionError::CertificateExpired(
+                link.security.name().clone(),
+            ));
+        }
+        Some(enrolled) => match enrolment::shake_hands(enrolled.link(), stream).await {
+            Ok(stream) => Either::Right(stream),
+            // Something that is no controller says more about itself without TLS.
+            Err(SessionError::Tls(TlsProblem::NoTls)) => {
+                let probed = peer_protocol::probe(&link.connector, address).await;
+                return Err(probed.map_or(TlsProblem::NoTls.into(), SessionError::from));
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let connected = transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT);
+    let (channel, connection) = tokio::time::timeout(STEP_TIMEOUT, connected).await??;
     let mut connection_task = JoinSet::new();
     connection_task.spawn(async move { connection.await.map_err(SessionError::from) });
     let mut client = FleetClient::with_origin(channel, transport::origin())
@@ -153,6 +203,7 @@ pub(super) async fn run(
     // Whether it is reported that this agent drains.
     let mut drains = false;
     let mut partial_state = PartialState::default();
+    let mut renewals = JoinSet::new();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tokio::select! {
@@ -191,7 +242,12 @@ pub(super) async fn run(
             }
             () = link.drain.cancelled(), if !drains => drains = true,
             _ = status_changes.changed() => {}
-            _ = tick.tick() => {}
+            _ = tick.tick() => {
+                if let Some(request) = link.security.begin_renewal(unix_seconds()) {
+                    renewals.spawn(renew(link.security.clone(), client.clone(), request));
+                }
+            }
+            Some(_) = renewals.join_next() => continue,
         }
         reporter.send_changes();
     }
@@ -211,13 +267,50 @@ async fn identify(
         Ok(Ok(identified)) => return Ok(identified.into_inner().controller_id),
         Ok(Err(status)) => {
             tracing::debug!(controller = address, %status, "no answer of a controller");
-            SessionError::NoAnswer
+            let is_answer = std::error::Error::source(&status).is_none();
+            match SessionError::from(status) {
+                SessionError::Refused(status)
+                    if is_answer && status.code() == Code::PermissionDenied =>
+                {
+                    return Err(SessionError::Refused(status));
+                }
+                SessionError::Tls(problem) => return Err(problem.into()),
+                _ => SessionError::NoAnswer,
+            }
         }
         Err(elapsed) => elapsed.into(),
     };
+    if link.security.is_on() {
+        return Err(error);
+    }
     match peer_protocol::probe(&link.connector, address).await {
         Some(protocol) => Err(protocol.into()),
         None => Err(error),
+    }
+}
+
+/// Renews the node's certificate. One that cannot be renewed is tried again.
+async fn renew(
+    security: Arc<LinkSecurity>,
+    mut client: FleetClient<LinkChannel>,
+    certificate_request: Vec<u8>,
+) {
+    let request = RenewCertificateRequest {
+        certificate_request,
+    };
+    let renewed = tokio::time::timeout(STEP_TIMEOUT, client.renew_certificate(request)).await;
+    let renewed = match renewed {
+        Ok(Ok(response)) => security
+            .set_renewed(response.into_inner())
+            .map_err(|error| error.to_string()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(elapsed) => Err(elapsed.to_string()),
+    };
+    match renewed {
+        Ok(()) => tracing::info!(node = %security.name(), "the node's certificate is renewed"),
+        Err(problem) => {
+            tracing::warn!(node = %security.name(), problem, "the node's certificate could not be renewed, retrying");
+        }
     }
 }
 
@@ -243,15 +336,29 @@ async fn open_reverse_connection(
     link: &AgentLink,
     target: &Target,
     session: &str,
-) -> Result<TcpStream, SessionError> {
+) -> Result<ReverseStream, SessionError> {
     for _ in 0..MAX_REVERSE_DIALS {
         let mut stream = link.connector.connect_again(target).await?;
-        preface::write(&mut stream, session).await?;
         // The controller begins with HTTP/2's preface at once.
-        let mut first = [0];
-        let answered = tokio::time::timeout(STEP_TIMEOUT, stream.peek(&mut first)).await?;
-        if answered.is_ok_and(|bytes| bytes > 0) {
-            return Ok(stream);
+        match link.security.enrolled() {
+            None => {
+                preface::write(&mut stream, session).await?;
+                let mut first = [0];
+                let answered = tokio::time::timeout(STEP_TIMEOUT, stream.peek(&mut first)).await?;
+                if answered.is_ok_and(|bytes| bytes > 0) {
+                    return Ok(Either::Left(stream));
+                }
+            }
+            Some(enrolled) => {
+                let stream = enrolment::shake_hands(enrolled.reverse(), stream).await?;
+                // TLS cannot be peeked at: the first byte is kept until it is read.
+                let mut stream = BufReader::with_capacity(1, stream);
+                preface::write(&mut stream, session).await?;
+                let answered = tokio::time::timeout(STEP_TIMEOUT, stream.fill_buf()).await?;
+                if answered.is_ok_and(|first| !first.is_empty()) {
+                    return Ok(Either::Right(stream));
+                }
+            }
         }
         tokio::time::sleep(REDIAL_PAUSE).await;
     }
@@ -261,7 +368,7 @@ async fn open_reverse_connection(
 /// Serves inference requests on a reverse connection until it is closed, or until its last request
 /// after `drain` is cancelled.
 async fn serve(
-    stream: TcpStream,
+    stream: ReverseStream,
     service: InferenceService,
     drain: CancellationToken,
 ) -> Result<(), SessionError> {

@@ -1,12 +1,13 @@
 //! The command line: every command and flag with its environment variable and its help text.
 //!
-//! `servers` has the commands that run a fleet, `requests` those about requests to models, `tasks` and
+//! `servers` has the commands that run a fleet, `access` those about who belongs to it, `requests` those about requests to models, `tasks` and
 //! `dataset` those about what tasks learn, and `resources` those that show and change the fleet's
 //! resources. `docs/reference/cli.md` is generated from the doc comments in this module; see
 //! [`crate::reference`].
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod access;
 mod dataset;
 mod requests;
 mod resources;
@@ -15,6 +16,9 @@ mod tasks;
 mod time_limits;
 mod values;
 
+pub(crate) use access::{
+    NodeCommand, RevokeArgs, SecretCommand, TokenCommand, TokenCreateArgs, TokenListArgs,
+};
 pub(crate) use dataset::{DatasetCommand, DatasetDeleteArgs, DatasetExportArgs, DatasetListArgs};
 pub(crate) use requests::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoringMethod};
 pub(crate) use resources::{
@@ -74,7 +78,7 @@ pub(crate) enum Command {
     /// Runs a controller, which serves the API, routes requests and places models on nodes.
     Controller(Box<ControllerArgs>),
     /// Runs an agent, which hosts models on its node. Each node needs an agent.
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Computes one model for the agent that started it.
     #[command(hide = true)]
     Runner(RunnerArgs),
@@ -121,6 +125,15 @@ pub(crate) enum Command {
     Uncordon(CordonArgs),
     /// Cordons a node and moves its models to other nodes.
     Drain(DrainArgs),
+    /// Makes the secret of a fleet, with which its controllers protect it.
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Manages join tokens, with which new nodes enrol.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Manages the enrolment of nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Prints a completion script for a shell.
     #[command(after_help = "Example:
   flotilla completions bash > ~/.local/share/bash-completion/completions/flotilla")]

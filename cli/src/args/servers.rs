@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use flotilla_controller::{
     CorsOrigin, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,
 };
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, HumanDuration, NodeName, Watts, ZoneName};
+use flotilla_identity::enrolment::JoinToken;
 
 use crate::default_data_dir::default_data_dir;
 
+use super::access::TlsArgs;
 use super::time_limits::TimeLimitArgs;
 use super::values::{
     ListenAddress, bytes_between, duration_between, host_port, ip_port, number_between,
@@ -25,7 +29,7 @@ use super::values::{
 #[command(after_help = "Examples:
   flotilla up
   flotilla up --apply models/chat
-  flotilla up --nodes 5 --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /var/lib/flotilla")]
+  flotilla up --nodes 5 --http 0.0.0.0:8080 --link 0.0.0.0:7070 --secret-file /etc/flotilla/secret")]
 pub(crate) struct UpArgs {
     /// Directory for the fleet's state. A later start with the same directory continues from it.
     /// Default: /var/lib/flotilla/up for root, ~/.local/state/flotilla/up for others.
@@ -69,6 +73,8 @@ pub(crate) struct UpArgs {
         value_delimiter = ','
     )]
     pub(crate) apply: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
     #[command(flatten)]
@@ -131,7 +137,7 @@ impl HttpApiArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla controller
-  flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /srv/flotilla")]
+  flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --secret-file /etc/flotilla/secret")]
 pub(crate) struct ControllerArgs {
     /// Address of the HTTP API.
     #[arg(long, env = "FLOTILLA_HTTP", value_name = "IP:PORT", default_value = "127.0.0.1:8080",
@@ -205,6 +211,8 @@ pub(crate) struct ControllerArgs {
         requires = "etcd_cert"
     )]
     etcd_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Maximum size of a request body, in bytes or with a unit such as 4MiB: 1KiB to 1GiB.
     #[arg(long, env = "FLOTILLA_MAX_BODY", value_name = "SIZE", default_value = "4MiB",
         value_parser = bytes_between("1KiB", "1GiB"))]
@@ -275,7 +283,7 @@ impl ControllerArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  flotilla agent --join controller.example:7070 --name shop-17
+  flotilla agent --join controller.example:7070 --name shop-17 --token-file token
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
     /// Link addresses of controllers, which is their --link, port 7070 by default. The agent learns of other
@@ -286,6 +294,17 @@ pub(crate) struct AgentArgs {
     /// Name of the node in the fleet.
     #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
     pub(crate) name: NodeName,
+    /// Join token of `flotilla token create`, with which the node enrols once. Prefer `--token-file` or the environment
+    /// variable: other users of the machine can read the command line.
+    #[arg(long, env = "FLOTILLA_TOKEN", value_name = "TOKEN", hide_env_values = true, conflicts_with = "token_file",
+        value_parser = JoinToken::from_str)]
+    token: Option<JoinToken>,
+    /// File with the join token. It may stay after the node has enrolled: a token is used once.
+    #[arg(long, env = "FLOTILLA_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Lets links to other machines be without TLS. Prompts and answers can be read and changed on the way then.
+    #[arg(long, env = "FLOTILLA_INSECURE")]
+    pub(crate) insecure: bool,
     /// Directory for the agent's identity, its assignments and the files of models. Default:
     /// /var/lib/flotilla/agents/NAME for root, ~/.local/state/flotilla/agents/NAME for others.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
@@ -364,6 +383,25 @@ impl AgentArgs {
             Some(dir) => Ok(std::path::absolute(dir)?),
             None => default_data_dir(&Path::new("agents").join(self.name.as_str())),
         }
+    }
+
+    /// Returns the join token. A file that does not exist any more is no error: the node may have enrolled with it.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read or has no token.
+    pub(crate) fn token(&self) -> anyhow::Result<Option<JoinToken>> {
+        let Some(file) = &self.token_file else {
+            return Ok(self.token.clone());
+        };
+        let content = match std::fs::read_to_string(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::warn!(file = %file.display(), "there is no --token-file: the node uses the certificate that it has");
+                return Ok(None);
+            }
+            read => read.with_context(|| format!("cannot read {}", file.display()))?,
+        };
+        let token = content.parse::<JoinToken>();
+        token.map(Some).with_context(|| file.display().to_string())
     }
 
     /// Returns the node's configured power, if both of its bounds were given.

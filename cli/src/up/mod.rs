@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
 use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand};
-use flotilla_controller::admin::DesiredStateWriter;
+use flotilla_controller::admin::{DesiredStateWriter, NewJoinToken, authority_fingerprint};
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
 use flotilla_core::{Bytes, NodeName, StoreRevision};
+use flotilla_identity::enrolment::JoinToken;
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::UpArgs;
@@ -45,6 +46,7 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         advertise_link: args.advertise_link,
         store: StoreAddress::Embedded(data_dir.join("controller")),
         init_store: args.init_store,
+        tls: args.tls.settings(),
         data_dir: data_dir.join("controller"),
         http_api: args.http_api.config(),
         stop_grace: DRAIN_TIMEOUT,
@@ -111,6 +113,7 @@ async fn start_agents(
     log: &str,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
+    let token = join_token(controller, nodes).await?;
     let runner = RunnerCommand::of_this_program()?.with_log_filter(log);
     let energy_accounting = EnergyAccounting::start_on_this_machine(None, nodes);
     for number in 1..=nodes {
@@ -127,6 +130,8 @@ async fn start_agents(
                 join: vec![client_address(controller.link()).to_string()],
                 data_dir: data_dir.join(&name),
                 adopt_fleet: None,
+                token: token.clone(),
+                insecure: true,
                 energy_accounting: Some(energy_accounting.clone()),
                 // The controller exports their metrics.
                 metrics: None,
@@ -149,6 +154,24 @@ async fn start_agents(
         }
     }
     Ok(agents)
+}
+
+/// Creates the token that the agents enrol with. `None`: the fleet has no authority. An agent that has enrolled does so
+/// again with the same key.
+async fn join_token(controller: &Controller, nodes: u32) -> anyhow::Result<Option<JoinToken>> {
+    let view = controller.fleet().view();
+    let Some(authority) = authority_fingerprint(&view) else {
+        return Ok(None);
+    };
+    let new = NewJoinToken {
+        uses: nodes,
+        ..NewJoinToken::default()
+    };
+    let created = controller
+        .desired_state()
+        .create_join_token(&view, authority, &new);
+    let (token, _, _) = created.await.context("cannot create a join token")?;
+    Ok(Some(token))
 }
 
 /// Returns the path of the models to apply: the configured one, `models` in the current directory,

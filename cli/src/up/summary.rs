@@ -44,7 +44,12 @@ pub(super) fn print(
             problem.unwrap_or_else(|| model.endpoints.model.spec.description.clone()),
         ]
     });
-    let url = format!("http://{}", client_address(http));
+    let scheme = if view.authority.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let url = format!("{scheme}://{}", client_address(http));
     println!(
         "Flotilla is up after {:.1} s: {}, {}, {ready} of {desired} replicas ready.\n",
         start_time.as_secs_f64(),
@@ -76,8 +81,12 @@ fn join_text(view: &FleetView, link: Option<SocketAddr>) -> String {
     let advertised = view.controllers.values().next();
     match (link, advertised) {
         (Some(link), Some(controller)) if !link.ip().is_loopback() => format!(
-            "flotilla agent --join {} --name NAME (on another machine)",
-            controller.link
+            "flotilla agent --join {} --name NAME {} (on another machine)",
+            controller.link,
+            match view.authority {
+                Some(_) => "--token-file FILE, with a token of `flotilla token create`",
+                None => "--insecure",
+            },
         ),
         (Some(link), _) if link.port() != 0 => format!(
             "flotilla agent --join {link} --name NAME (on this machine; on others with --link 0.0.0.0:{})",

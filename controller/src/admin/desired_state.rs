@@ -162,7 +162,7 @@ impl DesiredStateWriter {
         self.write(deletes.into()).await.map(Some)
     }
 
-    /// Deletes a node that will not return, with its operation.
+    /// Deletes a node that will not return, with its operation and its enrolment.
     ///
     /// # Errors
     /// Those of the store.
@@ -171,6 +171,7 @@ impl DesiredStateWriter {
             keys::node(name),
             keys::node_operation(name),
             keys::given_up(name),
+            keys::enrolment(name),
         ];
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await

@@ -105,7 +105,7 @@ impl FleetResources {
                 .map(|model| Hashed::new(model.model.name().clone().as_str(), model))
                 .collect(),
             notes: hashed(view.notes()),
-            refusals: hashed(view.refusal_notes()),
+            refusals: hashed(view.node_notes()),
             controllers: (hash(&controllers), controllers),
             tasks: hashed(tasks(view)),
         }

@@ -18,9 +18,11 @@ pub(crate) mod datasets;
 pub(crate) mod decisions;
 mod desired_state;
 mod desired_state_batch;
+mod enrolments;
 mod errors;
 mod example_suggestions;
 mod fleet;
+mod join_tokens;
 pub(crate) mod live;
 mod model_conditions;
 mod model_status;
@@ -48,11 +50,12 @@ pub use datasets::{DatasetDeletion, DatasetSummary};
 pub use decisions::DryRunResult;
 pub use desired_state::DesiredStateWriter;
 pub use fleet::{FleetIdentity, NewFleetId};
+pub use join_tokens::{CreatedJoinToken, JoinTokenResource, NewJoinToken, authority_fingerprint};
 pub use model_status::{ModelStatus, ReplicaStatus};
 pub use models::{AssignmentStatus, ModelResource};
 pub use nodes::{
     BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeStatus,
-    UNREACHABLE,
+    REVOKED, UNREACHABLE,
 };
 pub(crate) use other_controllers::OtherControllers;
 pub(crate) use router::router;

@@ -21,7 +21,10 @@ use super::errors::{not_found, not_in_view};
 use super::resources::{MAX_RESOURCE, ResourceList};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
-use crate::fleet::{FleetView, NodeOperationRecord, NodePhase, NodeView};
+use crate::fleet::{FleetView, NodeEnrolment, NodeOperationRecord, NodePhase, NodeView};
+
+/// The enrolment of a node that was revoked.
+pub const REVOKED: &str = "Revoked";
 
 /// A node in the form of a resource, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +63,9 @@ pub struct NodeStatus {
     /// Whether the node has lost its link too often lately to get new models.
     #[serde(default)]
     pub flapping: bool,
+    /// `Enrolled` or `Revoked`. Missing: the node has not enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<String>,
     /// Whether the node's agent stops: it finishes its requests and accepts no others.
     #[serde(default)]
     pub stopping: bool,
@@ -230,7 +236,7 @@ pub(super) async fn list(
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
-        ResourceList::new(view, nodes(view).into_iter()).with_notes(view.refusal_notes())
+        ResourceList::new(view, nodes(view).into_iter()).with_notes(view.node_notes())
     })
     .await
 }
@@ -321,6 +327,11 @@ impl NodeResource {
                 phase: node.phase.as_str().into(),
                 operation: node.operation,
                 flapping: node.flapping,
+                enrolment: match node.enrolment {
+                    NodeEnrolment::None => None,
+                    NodeEnrolment::Enrolled => Some("Enrolled".to_owned()),
+                    NodeEnrolment::Revoked => Some(REVOKED.to_owned()),
+                },
                 stopping: node.is_stopping(),
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report

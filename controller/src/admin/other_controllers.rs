@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::tls::ControllerClient;
 
 /// Marks a request that another controller has forwarded. It is not forwarded again, so that two
 /// controllers do not send it back and forth.
@@ -21,7 +22,7 @@ pub(crate) struct OtherControllers {
     /// The id of this controller.
     pub(crate) id: String,
     pub(crate) fleet: FleetHandle,
-    pub(crate) client: reqwest::Client,
+    pub(crate) client: ControllerClient,
 }
 
 /// The answers of the controllers that gave one.
@@ -54,8 +55,7 @@ impl OtherControllers {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> reqwest::Result<Response> {
-        let url = format!("http://{address}{path}");
-        let request = self.client.request(method, url);
+        let request = self.client.request(method, address, path);
         let request = request.header(FORWARDED_BY, "controller");
         match body {
             Some(body) => request.json(body),

@@ -6,6 +6,7 @@ use axum::routing::{delete, get, post, put};
 use flotilla_core::spec::{Model, Task};
 use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
+use flotilla_identity::authority::FleetSecret;
 use schemars::JsonSchema;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
-use super::{artifacts, batch, classifier, controllers, fleet, models, nodes, tasks};
+use super::{
+    artifacts, batch, classifier, controllers, enrolments, fleet, join_tokens, models, nodes, tasks,
+};
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
@@ -27,10 +30,12 @@ pub(crate) fn router(
     blobs: BlobStore,
     classifier: LatestClassifier,
     id: String,
+    secret: Option<FleetSecret>,
     drain: CancellationToken,
 ) -> ApiRoutes {
     let state = AdminState {
         id,
+        secret,
         drain,
         classifier,
         fleet,
@@ -43,6 +48,7 @@ pub(crate) fn router(
         .merge(batch_routes())
         .merge(status_routes())
         .merge(artifact_routes())
+        .merge(access_routes())
         .with_state(state)
 }
 
@@ -186,6 +192,78 @@ fn status_routes() -> ApiRoutes<AdminState> {
                 "Lists which node should run which model",
             ),
             get(models::list_assignments),
+        )
+}
+
+/// The routes of who belongs to the fleet: join tokens, enrolments and the authority.
+fn access_routes() -> ApiRoutes<AdminState> {
+    ApiRoutes::new()
+        .route(
+            list("/api/v1/tokens", "Lists the join tokens"),
+            get(join_tokens::list),
+        )
+        .route(
+            Operation::new("post", "/api/v1/tokens", "Creates a join token")
+                .body::<join_tokens::NewJoinToken>()
+                .returns::<join_tokens::CreatedJoinToken>(201)
+                .errors(&[409, 503, 507]),
+            post(join_tokens::post),
+        )
+        .route(
+            remove("/api/v1/tokens/{id}", "Deletes a join token"),
+            delete(join_tokens::delete),
+        )
+        .route(
+            Operation::new(
+                "post",
+                "/api/v1/nodes/{name}/revoke",
+                "Revokes the enrolment of a node and cuts its links",
+            )
+            .returns_nothing(204)
+            .errors(&[404, 409, 503, 507]),
+            post(enrolments::revoke),
+        )
+        .route(
+            Operation::new(
+                "get",
+                "/api/v1/enrolments",
+                "Returns the nodes that have enrolled",
+            )
+            .returns::<JsonObject>(200)
+            .errors(&[503]),
+            get(enrolments::list),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/enrolments/{name}",
+                "Restores the enrolment of a node",
+            )
+            .body::<JsonObject>()
+            .returns_nothing(204)
+            .errors(&[404, 409, 503, 507]),
+            put(enrolments::put),
+        )
+        .route(
+            Operation::new(
+                "get",
+                "/api/v1/authority",
+                "Returns the fleet's certificate authority, with its private key encrypted, or null",
+            )
+            .returns::<Option<JsonObject>>(200)
+            .errors(&[503]),
+            get(enrolments::get_authority),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/authority",
+                "Restores the fleet's certificate authority",
+            )
+            .body::<JsonObject>()
+            .returns_nothing(204)
+            .errors(&[409, 503, 507]),
+            put(enrolments::put_authority),
         )
 }
 

@@ -16,6 +16,8 @@ use super::apply_result::{Applied, ApplyResult};
 use super::apply_warnings;
 use super::desired_state::DesiredStateWriter;
 use super::errors::{not_found, store_failure};
+use flotilla_identity::authority::FleetSecret;
+
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::{StoreError, StoreRevision};
@@ -29,6 +31,8 @@ pub(super) struct AdminState {
     /// Id of this controller.
     pub(super) id: String,
     pub(super) fleet: FleetHandle,
+    /// The fleet's secret, which opens its authority. `None`: this controller has none.
+    pub(super) secret: Option<FleetSecret>,
     pub(super) desired: DesiredStateWriter,
     pub(super) blobs: BlobStore,
     pub(super) uploads: Uploads,

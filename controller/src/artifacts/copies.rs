@@ -2,24 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
 use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::Method;
 use tokio::task::AbortHandle;
 
 use super::blobs::BlobStore;
 use super::fetch_job::MIN_RETRY_DELAY;
 use crate::fleet::{FleetView, NodeLink};
+use crate::tls::ControllerClient;
 
 /// Copies that run at the same time.
 const MAX_COPIES: usize = 4;
-/// Longest time until another controller accepts a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time that another controller may send nothing.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Nodes that are asked for a file that no controller has.
 const MAX_NODES: usize = 16;
 /// Files that an error names.
@@ -178,7 +176,7 @@ pub(super) struct CopySources {
     controllers: Vec<String>,
     /// Linked nodes, those first that are assigned a model with the file.
     nodes: Vec<Arc<NodeLink>>,
-    client: reqwest::Client,
+    client: ControllerClient,
 }
 
 impl CopySources {
@@ -186,7 +184,7 @@ impl CopySources {
     pub(super) fn new(
         view: &FleetView,
         id: &str,
-        client: reqwest::Client,
+        client: ControllerClient,
         sha256: Sha256Digest,
         failures: u32,
     ) -> Self {
@@ -219,8 +217,9 @@ impl CopySources {
         room.map_err(|error| error.to_string())?;
         let mut last_error = "there is no other controller and no linked node".to_owned();
         for address in &self.controllers {
-            let url = format!("http://{address}/api/v1/blobs/{sha256}");
-            let response = self.client.get(url).send().await;
+            let path = format!("/api/v1/blobs/{sha256}");
+            let request = self.client.request(Method::GET, address, &path);
+            let response = request.send().await;
             let stored = match response.and_then(reqwest::Response::error_for_status) {
                 Ok(response) => {
                     let chunks = response.bytes_stream().map_err(|e| e.to_string());
@@ -285,18 +284,6 @@ fn at_most(
         left = rest.ok_or_else(|| format!("it is longer than its {size} bytes"))?;
         Ok(chunk)
     })
-}
-
-/// The client for the APIs of other controllers. It bypasses proxies: controllers reach each other.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub(crate) fn controller_client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .build()
 }
 
 #[cfg(test)]
@@ -407,12 +394,12 @@ mod tests {
         let (good, good_task) = serve([&head[..], content].concat()).await;
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().to_owned());
-        let read_timeout = Duration::from_millis(200);
+        let read_timeout = std::time::Duration::from_millis(200);
         let client = reqwest::Client::builder().read_timeout(read_timeout);
         let sources = CopySources {
             controllers: vec![silent, good],
             nodes: Vec::new(),
-            client: client.build().unwrap(),
+            client: ControllerClient::with_client(client.build().unwrap()),
         };
         let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
         let file = ArtifactFile {

@@ -24,7 +24,6 @@ mod walk;
 
 pub use blob_error::{BlobError, BlobReadError};
 pub use blobs::BlobStore;
-pub(crate) use copies::controller_client;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
 pub(crate) use uploads::Uploads;

@@ -29,6 +29,7 @@ use super::source_client::SourceClient;
 use crate::fleet::records::encode;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
+use crate::tls::ControllerClient;
 
 /// How often progress is recorded, and due retries are started.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ pub(crate) struct ArtifactReplicator {
     /// The client for the sources of models.
     pub(crate) sources: SourceClient,
     /// The client for the APIs of other controllers.
-    pub(crate) controllers: reqwest::Client,
+    pub(crate) controllers: ControllerClient,
 }
 
 /// The result of a task of [`ReplicationWork`].

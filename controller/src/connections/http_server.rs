@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use flotilla_identity::authority::PeerIdentity;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -18,6 +20,7 @@ use tower_service::Service;
 use super::acceptor::Acceptor;
 use super::lingering_stream::LingeringStream;
 use super::table::{Connection, ConnectionTable};
+use crate::tls::ServerTls;
 
 /// Longest time from the start of a connection to the end of its first request's head.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +33,8 @@ pub(crate) struct HttpServer {
     pub(crate) listener: TcpListener,
     pub(crate) connections: ConnectionTable,
     pub(crate) api: Router,
+    /// `None`: the API has no TLS.
+    pub(crate) tls: Option<ServerTls>,
     /// When cancelled, no new requests are accepted; running ones may end.
     pub(crate) drain: CancellationToken,
 }
@@ -45,10 +50,9 @@ impl HttpServer {
                 accepted = acceptor.accept() => accepted,
                 Some(_) = tasks.join_next() => continue,
             };
-            let stream = LingeringStream::new(stream, self.drain.clone());
-            let (api, drain) = (self.api.clone(), self.drain.clone());
+            let (api, drain, tls) = (self.api.clone(), self.drain.clone(), self.tls.clone());
             tasks.spawn(async move {
-                if let Err(error) = serve(stream, connection, api, drain).await {
+                if let Err(error) = begin(stream, connection, api, drain, tls).await {
                     tracing::debug!(%peer, error, "a connection has ended with an error");
                 }
             });
@@ -59,17 +63,47 @@ impl HttpServer {
     }
 }
 
-/// Serves one connection to its end.
-async fn serve(
-    stream: LingeringStream,
+/// An error of a connection.
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Shakes hands, if the API has TLS, and serves one connection to its end.
+async fn begin(
+    stream: TcpStream,
     connection: Connection,
     api: Router,
     drain: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    tls: Option<ServerTls>,
+) -> Result<(), ConnectionError> {
+    let wrap = |stream| LingeringStream::new(stream, drain.clone());
+    let Some(tls) = tls else {
+        let stream = wrap(stream);
+        return serve(stream, None, connection, api, drain).await;
+    };
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream, wrap) => shaken?,
+        () = connection.give_way().cancelled() => return Err("it gave way to other connections".into()),
+        () = drain.cancelled() => return Ok(()),
+    };
+    let peer = shaken.peer.map(|certificate| certificate.identity);
+    serve(shaken.stream, peer, connection, api, drain).await
+}
+
+/// Serves one connection to its end. Its requests carry who the client is, if it has presented a certificate of the
+/// fleet's authority, as the extension [`PeerIdentity`].
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<PeerIdentity>,
+    connection: Connection,
+    api: Router,
+    drain: CancellationToken,
+) -> Result<(), ConnectionError> {
     let connection = Arc::new(connection);
     let in_service = connection.clone();
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let in_use = in_service.begin_use();
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         let response = api.clone().call(request);
         async move {
             let response = response.await?;

@@ -15,7 +15,9 @@ use super::decode::DesiredModelState;
 use super::manifests;
 use super::node::NodeState;
 use super::state::FleetState;
-use super::view::{FleetView, LoadFailureView, ModelView, NodeView, UndecodedEntries};
+use super::view::{
+    FleetView, LoadFailureView, ModelView, NodeEnrolment, NodeView, UndecodedEntries,
+};
 use crate::store::keys::{self, StoreKey};
 
 /// Where a model runs or should run.
@@ -85,10 +87,14 @@ impl FleetState {
             manifests: self.stored.manifests.clone(),
             routing: self.stored.routing.clone(),
             leader: self.stored.leader.clone(),
+            authority: self.stored.authority.clone(),
+            enrolments: self.stored.enrolments.clone(),
+            join_tokens: self.stored.join_tokens.clone(),
             fleet_id: self.fleet_id.clone(),
             lost_fleet: self.lost_fleet.clone(),
             epoch: self.epoch,
             put_back: self.put_back,
+            insecure: self.insecure,
             refusals: self.refusals.shown(),
             synced: self.synced,
             kept_since: self.kept_since,
@@ -284,6 +290,11 @@ impl FleetState {
             flapping: node.health.is_flapping(now),
             keeps_models: self.loss_guard.is_held(name),
             unheard: node.health.is_unheard(),
+            enrolment: match self.stored.enrolments.get(name) {
+                None => NodeEnrolment::None,
+                Some(enrolment) if enrolment.revoked.is_some() => NodeEnrolment::Revoked,
+                Some(_) => NodeEnrolment::Enrolled,
+            },
             operation: self
                 .stored
                 .operations

@@ -8,6 +8,8 @@ use flotilla_core::known_fields::read_known_fields;
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::{Model, Resource, Router, RouterSpec, ValidationErrors};
 use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, StoreRevision, TaskName};
+use flotilla_identity::authority::AuthorityRecord;
+use flotilla_identity::enrolment::{Enrolment, JoinTokenRecord};
 use serde::de::DeserializeOwned;
 
 use super::records::{
@@ -43,6 +45,9 @@ pub(super) enum StoredValue {
     Leader(String),
     FleetId(String),
     Epoch(u64),
+    Authority(Box<AuthorityRecord>),
+    Enrolment(NodeName, Box<Enrolment>),
+    JoinToken(String, Box<JoinTokenRecord>),
 }
 
 /// The desired state of a model.
@@ -132,6 +137,9 @@ impl Decoder {
                 let record: WaitingRecord = self.json(&value)?;
                 StoredValue::Waiting(model, controller_id, record.requests)
             }
+            StoreKey::Authority => StoredValue::Authority(self.json(&value)?),
+            StoreKey::Enrolment(node) => StoredValue::Enrolment(node, self.json(&value)?),
+            StoreKey::JoinToken(id) => StoredValue::JoinToken(id, self.json(&value)?),
             StoreKey::Leader => StoredValue::Leader(text(value)?),
             StoreKey::FleetId => StoredValue::FleetId(text(value)?),
             StoreKey::Epoch => {

@@ -56,6 +56,8 @@ pub enum FleetEvent {
         /// What it reported.
         status: ReportedStatus,
     },
+    /// Other machines reach this controller without TLS.
+    RunsInsecurely,
     /// A node was refused when it joined this controller.
     JoinRefused(JoinRefusal),
     /// The number of a node's reverse connections changed.

@@ -41,4 +41,6 @@ pub use records::{
 };
 pub use replaced_revisions::ModelAtRevision;
 pub(crate) use staged_store::has_fleet;
-pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView, UndecodedEntries};
+pub use view::{
+    FleetView, LoadFailureView, ModelView, NodeEnrolment, NodePhase, NodeView, UndecodedEntries,
+};

@@ -58,6 +58,8 @@ pub(super) struct FleetState {
     pub(super) epoch: u64,
     /// The nodes that were refused lately.
     pub(super) refusals: JoinRefusals,
+    /// Whether other machines reach this controller without TLS.
+    pub(super) insecure: bool,
     pub(super) stored: StoredFleetState,
     /// What of the store this version does not understand.
     pub(super) ignored: IgnoredParts,
@@ -85,6 +87,7 @@ impl FleetState {
             staged: None,
             epoch: 0,
             refusals: JoinRefusals::default(),
+            insecure: false,
             stored: StoredFleetState::default(),
             ignored: IgnoredParts::default(),
             nodes: BTreeMap::new(),
@@ -156,6 +159,10 @@ impl FleetState {
                 session,
                 status,
             } => self.node_reported(&node, &session, status, now),
+            FleetEvent::RunsInsecurely => {
+                self.insecure = true;
+                true
+            }
             FleetEvent::JoinRefused(refusal) => {
                 let (node, address) = (refusal.node.clone(), refusal.address.clone());
                 let reason = refusal.reason.clone();

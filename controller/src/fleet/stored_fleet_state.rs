@@ -14,6 +14,8 @@ use super::{
 };
 use crate::store::keys::{self, StoreKey};
 use flotilla_dispatch::RoutingView;
+use flotilla_identity::authority::AuthorityRecord;
+use flotilla_identity::enrolment::{Enrolment, JoinTokenRecord};
 
 /// A copy of the store's entries, except those about single nodes, which are kept with the nodes.
 #[derive(Default)]
@@ -32,6 +34,12 @@ pub(super) struct StoredFleetState {
     pub(super) operations: BTreeMap<NodeName, NodeOperationRecord>,
     /// The lost nodes whose models may be placed elsewhere, as far as a leader has recorded it.
     pub(super) given_up: BTreeSet<NodeName>,
+    /// The fleet's certificate authority. `None`: it has none.
+    pub(super) authority: Option<Arc<AuthorityRecord>>,
+    /// The nodes that have enrolled.
+    pub(super) enrolments: Arc<BTreeMap<NodeName, Enrolment>>,
+    /// The join tokens, by id.
+    pub(super) join_tokens: Arc<BTreeMap<String, JoinTokenRecord>>,
     /// The number of requests in the pending queues, by model and id of the controller.
     pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
 }
@@ -103,6 +111,13 @@ impl StoredFleetState {
                 by_controller.insert(controller_id, requests);
             }
             StoredValue::Leader(id) => self.leader = Some(id),
+            StoredValue::Authority(record) => self.authority = Some(record.into()),
+            StoredValue::Enrolment(name, record) => {
+                Arc::make_mut(&mut self.enrolments).insert(name, *record);
+            }
+            StoredValue::JoinToken(id, record) => {
+                Arc::make_mut(&mut self.join_tokens).insert(id, *record);
+            }
             StoredValue::Node(..)
             | StoredValue::Link(..)
             | StoredValue::FleetId(_)
@@ -136,6 +151,9 @@ impl StoredFleetState {
                 .get_mut(model)
                 .is_some_and(|by_controller| by_controller.remove(controller_id).is_some()),
             StoreKey::Leader => self.leader.take().is_some(),
+            StoreKey::Authority => self.authority.take().is_some(),
+            StoreKey::Enrolment(name) => Arc::make_mut(&mut self.enrolments).remove(name).is_some(),
+            StoreKey::JoinToken(id) => Arc::make_mut(&mut self.join_tokens).remove(id).is_some(),
             StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId | StoreKey::Epoch => false,
         }
     }
@@ -168,6 +186,15 @@ impl StoredFleetState {
             StoreKey::Task(name) => {
                 let earlier = &mut earlier.routing_mut().tasks;
                 move_entry(earlier, &mut self.routing_mut().tasks, name);
+            }
+            StoreKey::Authority => self.authority = earlier.authority.take(),
+            StoreKey::Enrolment(name) => {
+                let earlier = Arc::make_mut(&mut earlier.enrolments);
+                move_entry(earlier, Arc::make_mut(&mut self.enrolments), name);
+            }
+            StoreKey::JoinToken(id) => {
+                let earlier = Arc::make_mut(&mut earlier.join_tokens);
+                move_entry(earlier, Arc::make_mut(&mut self.join_tokens), id);
             }
             _ => {}
         }

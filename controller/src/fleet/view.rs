@@ -13,6 +13,8 @@ use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
 use flotilla_gateway::Readiness;
+use flotilla_identity::authority::AuthorityRecord;
+use flotilla_identity::enrolment::{Enrolment, JoinTokenRecord};
 use flotilla_proto::v1::ModelPhase;
 
 use super::{
@@ -44,6 +46,12 @@ pub struct FleetView {
     pub manifests: Arc<ModelManifests>,
     /// The id of the leading controller, while one leads.
     pub leader: Option<String>,
+    /// The fleet's certificate authority. `None`: it has none.
+    pub authority: Option<Arc<AuthorityRecord>>,
+    /// The nodes that have enrolled.
+    pub enrolments: Arc<BTreeMap<NodeName, Enrolment>>,
+    /// The join tokens, by id.
+    pub join_tokens: Arc<BTreeMap<String, JoinTokenRecord>>,
     /// The fleet's random id, once it is known.
     pub fleet_id: Option<String>,
     /// The fleet that this controller belonged to, while the store has another one or none.
@@ -54,6 +62,8 @@ pub struct FleetView {
     pub impossible_epochs: BTreeMap<NodeName, u64>,
     /// How often the store was put back to an earlier state since this controller has started.
     pub put_back: u64,
+    /// Whether other machines reach this controller without TLS.
+    pub insecure: bool,
     /// The nodes that this controller refused lately.
     pub refusals: Vec<JoinRefusal>,
     /// Whether the desired state is known: the store has been read, or what was kept of it.
@@ -139,6 +149,18 @@ pub struct LoadFailureView {
     pub error: String,
 }
 
+/// Whether a node has enrolled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NodeEnrolment {
+    /// It has not: links have no TLS, or it has not joined since they have.
+    #[default]
+    None,
+    /// It has.
+    Enrolled,
+    /// It has, and was revoked since.
+    Revoked,
+}
+
 /// A node: its description, what it should run, and its last report.
 #[derive(Debug)]
 pub struct NodeView {
@@ -157,6 +179,8 @@ pub struct NodeView {
     /// Whether the node has been linked to other controllers but not reported to this one for so long
     /// that nothing waits for it any more.
     pub unheard: bool,
+    /// Whether the node has enrolled.
+    pub enrolment: NodeEnrolment,
     /// The operation on the node: cordon or drain.
     pub operation: NodeOperationRecord,
     /// Whether the node is linked to this controller and has reported to it.
@@ -287,9 +311,13 @@ impl FleetView {
         notes
     }
 
-    /// Returns the nodes that were refused when they joined, as sentences for people.
+    /// Returns what people should know of the nodes, as sentences: that whoever reaches this controller can be any
+    /// node, and which nodes were refused when they joined.
     #[must_use]
-    pub fn refusal_notes(&self) -> Vec<String> {
+    pub fn node_notes(&self) -> Vec<String> {
+        let insecure = self.insecure.then(|| {
+            "INSECURE: other machines reach this controller without TLS, and whoever reaches it can read and change everything (--insecure)".to_owned()
+        });
         let refusals = self.refusals.iter().map(|refusal| {
             let JoinRefusal {
                 node,
@@ -298,7 +326,7 @@ impl FleetView {
             } = refusal;
             format!("the node '{node}' at {address} was refused: {reason}")
         });
-        refusals.collect()
+        insecure.into_iter().chain(refusals).collect()
     }
 
     /// Names the nodes that are linked to other controllers only, if there are any.
@@ -339,7 +367,7 @@ impl FleetView {
         if !nodes.any(|node| node.phase == NodePhase::Ready) {
             notes.push("no node is ready".to_owned());
         }
-        notes.extend(self.refusal_notes());
+        notes.extend(self.node_notes());
         let models = self.models.iter();
         DispatchView {
             generation: self.generation,

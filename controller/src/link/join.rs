@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::energy::PowerRange;
 use flotilla_core::node::{NodeGpu, NodeSpec};
-use flotilla_core::spec::Taint;
+use flotilla_core::spec::{Sha256Digest, Taint};
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::{Inventory, JoinRequest};
 use tonic::Status;
@@ -63,6 +63,27 @@ async fn wait_for_fleet(fleet: &FleetHandle) {
         loop {
             changes.borrow_and_update();
             if known_fleet(&fleet.peek()).is_some() || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // What is known after the timeout is checked.
+    let _ = tokio::time::timeout(FLEET_WAIT, known).await;
+}
+
+/// Waits until this controller knows that the key has enrolled as the node, for a moment: another controller may have
+/// enrolled it.
+pub(super) async fn wait_for_enrolment(fleet: &FleetHandle, name: &NodeName, key: Sha256Digest) {
+    let mut changes = fleet.changes();
+    let known = async {
+        loop {
+            changes.borrow_and_update();
+            let enrolled = fleet
+                .peek()
+                .enrolments
+                .get(name)
+                .map(|enrolment| enrolment.key);
+            if enrolled == Some(key) || changes.changed().await.is_err() {
                 return;
             }
         }
@@ -316,6 +337,7 @@ mod tests {
                 flapping: false,
                 keeps_models: false,
                 unheard: false,
+                enrolment: crate::fleet::NodeEnrolment::None,
                 operation: NodeOperationRecord::default(),
                 linked_locally: false,
                 link: None,

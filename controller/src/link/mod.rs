@@ -1,13 +1,18 @@
-//! The port that agents connect to. Its first bytes tell two kinds of connections apart:
+//! The port that agents connect to. With TLS, the application protocol (ALPN) distinguishes two kinds of connections;
+//! without, its first bytes do:
 //!
 //! - On a connection that starts with HTTP/2's preface, the agent is the gRPC client: `service.rs`
 //!   answers `Join` (`join.rs`) and `Sync` (`sync.rs`).
 //! - On a reverse connection, which starts with Flotilla's preface, the controller is the gRPC
 //!   client: `reverse.rs` adds it to the node's [`NodeLink`](crate::fleet::NodeLink), and requests
 //!   are sent on it. An agent behind NAT can be reached in this way.
+//!
+//! `enrolment.rs` lets nodes in, and `peer.rs` compares their certificates with what they may do.
 
+mod enrolment;
 mod in_use;
 mod join;
+mod peer;
 mod report;
 mod reverse;
 mod service;
@@ -19,6 +24,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_identity::authority::tls::REVERSE_PROTOCOL;
+use flotilla_proto::transport::LinkStream;
 use flotilla_proto::v1::fleet_server::FleetServer;
 use flotilla_proto::{preface, transport};
 use tokio::net::TcpStream;
@@ -29,7 +36,11 @@ use tokio_util::task::TaskTracker;
 use crate::artifacts::BlobStore;
 use crate::connections::{Acceptor, Connection};
 use crate::fleet::FleetHandle;
+use crate::store::Store;
+use crate::tls::ServerTls;
+use enrolment::Enroller;
 use in_use::InUseFromFirstCall;
+use peer::LinkPeer;
 use service::FleetService;
 use sessions::OpenSessions;
 
@@ -50,10 +61,21 @@ pub struct LinkServer {
     pub connections: u32,
     /// Silence after which a connection is closed and its node becomes suspect.
     pub silence: Duration,
+    /// TLS, and what enrols nodes. `None`: links have no TLS.
+    pub(crate) protection: Option<LinkProtection>,
     /// When cancelled, no new connections are accepted.
     pub drain: CancellationToken,
     /// When cancelled, the sessions end, and the server with them.
     pub stop: CancellationToken,
+}
+
+/// What links with TLS need.
+pub(crate) struct LinkProtection {
+    pub(crate) tls: ServerTls,
+    /// The store of the enrolments and the join tokens.
+    pub(crate) store: Arc<dyn Store>,
+    /// How long the certificates of nodes are valid.
+    pub(crate) life: Duration,
 }
 
 /// What the task of one connection needs.
@@ -62,6 +84,8 @@ struct LinkAcceptor {
     fleet: FleetHandle,
     sessions: Arc<OpenSessions>,
     service: FleetService,
+    /// `None`: links have no TLS.
+    tls: Option<ServerTls>,
     silence: Duration,
     stop: CancellationToken,
 }
@@ -95,9 +119,18 @@ impl LinkServer {
     /// Creates what every connection needs. `session_tasks` tracks the tasks that outlive a call.
     fn acceptor(self, session_tasks: TaskTracker) -> LinkAcceptor {
         let sessions = Arc::new(OpenSessions::default());
+        let protection = self.protection;
+        let enroller = protection.as_ref().map(|protection| {
+            let configs = protection.tls.configs().clone();
+            let store = protection.store.clone();
+            Enroller::new(self.fleet.clone(), store, configs, protection.life)
+        });
         let service = FleetService {
             // Replaced for each connection.
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            peer: LinkPeer::Unknown,
+            cut: CancellationToken::new(),
+            enroller,
             fleet: self.fleet.clone(),
             id: self.id,
             blobs: self.blobs,
@@ -112,6 +145,7 @@ impl LinkServer {
             fleet: self.fleet,
             sessions,
             service,
+            tls: protection.map(|protection| protection.tls),
             silence: self.silence,
             stop: self.stop,
         }
@@ -137,44 +171,71 @@ impl LinkAcceptor {
             }
         };
         tokio::select! {
-            ended = self.serve_stream(stream, &connection, peer) => ended,
+            ended = self.begin(stream, &connection, peer) => ended,
             () = silent_too_long => Err(io::Error::other("the client has said nothing")),
         }
     }
 
-    async fn serve_stream(
+    /// Shakes hands, if links have TLS, and serves the connection.
+    async fn begin(
         self,
-        mut stream: TcpStream,
+        stream: TcpStream,
         connection: &Arc<Connection>,
-        peer: SocketAddr,
+        address: SocketAddr,
     ) -> io::Result<()> {
-        let reversed = async {
+        let Some(tls) = self.tls.clone() else {
             let mut first = [0];
-            stream.peek(&mut first).await?;
-            if !preface::is_reverse_connection(&first) {
-                return Ok(None);
-            }
-            preface::read(&mut stream).await.map(Some)
+            let peeked = tokio::time::timeout(PREFACE_TIMEOUT, stream.peek(&mut first));
+            peeked.await??;
+            let is_reversed = preface::is_reverse_connection(&first);
+            let peer = LinkPeer::Unknown;
+            return self
+                .serve(stream, is_reversed, peer, connection, address)
+                .await;
         };
-        let reversed = tokio::time::timeout(PREFACE_TIMEOUT, reversed).await??;
-        let ended = match reversed {
-            Some(session) => {
-                let Some(link) = self.sessions.find(&session) else {
-                    return Err(io::Error::other("no such session"));
-                };
-                let _in_use = connection.begin_use();
-                reverse::run(stream, &link, &self.fleet, self.silence).await
-            }
-            None => {
-                let stop = self.stop.cancelled_owned();
-                let service = FleetService {
-                    peer,
-                    ..self.service
-                };
-                let server = InUseFromFirstCall::new(FleetServer::new(service), connection.clone());
-                transport::serve(stream, server, self.silence, stop).await
-            }
+        let shaken = tls.accept(stream, |stream| stream).await;
+        let shaken = shaken.map_err(io::Error::other)?;
+        let protocol = shaken.stream.get_ref().1.alpn_protocol();
+        let is_reversed = protocol == Some(REVERSE_PROTOCOL);
+        let peer = LinkPeer::Certified(shaken.peer.map(Arc::new));
+        self.serve(shaken.stream, is_reversed, peer, connection, address)
+            .await
+    }
+
+    /// Serves a connection whose kind is known.
+    async fn serve(
+        self,
+        mut stream: impl LinkStream,
+        is_reversed: bool,
+        peer: LinkPeer,
+        connection: &Arc<Connection>,
+        address: SocketAddr,
+    ) -> io::Result<()> {
+        if is_reversed {
+            let session = preface::read(&mut stream);
+            let session = tokio::time::timeout(PREFACE_TIMEOUT, session).await??;
+            let Some(link) = self.sessions.find(&session) else {
+                return Err(io::Error::other("no such session"));
+            };
+            peer.check_session(&self.fleet.peek(), &link.node)
+                .map_err(|denial| io::Error::other(denial.message().to_owned()))?;
+            let _in_use = connection.begin_use();
+            let ended = reverse::run(stream, &link, &self.fleet, self.silence).await;
+            return ended.map_err(io::Error::other);
+        }
+        // A node that is revoked loses the connection with all that is sent on it.
+        let cut = CancellationToken::new();
+        let service = FleetService {
+            address,
+            peer,
+            cut: cut.clone(),
+            ..self.service
         };
-        ended.map_err(io::Error::other)
+        let server = InUseFromFirstCall::new(FleetServer::new(service), connection.clone());
+        let stop = self.stop.cancelled_owned();
+        tokio::select! {
+            ended = transport::serve(stream, server, self.silence, stop) => ended.map_err(io::Error::other),
+            () = cut.cancelled() => Err(io::Error::other("the node may not stay")),
+        }
     }
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::transport;
-use tokio::net::TcpStream;
+use flotilla_proto::transport::{self, LinkStream};
 
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
 /// Runs a reverse connection until it or its session ends. The link counts as silent, and the
 /// connection is closed, after `silence`.
 pub(super) async fn run(
-    stream: TcpStream,
+    stream: impl LinkStream,
     link: &Arc<NodeLink>,
     fleet: &FleetHandle,
     silence: Duration,

@@ -9,20 +9,23 @@ use flotilla_core::NodeName;
 use flotilla_core::spec::Sha256Digest;
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
 use flotilla_proto::v1::{
-    BlobChunk, DesiredState, FetchBlobRequest, IdentifyRequest, IdentifyResponse, JoinRequest,
-    JoinResponse, StatusReport,
+    BlobChunk, CertificateResponse, DesiredState, EnrolRequest, FetchBlobRequest, IdentifyRequest,
+    IdentifyResponse, JoinRequest, JoinResponse, RenewCertificateRequest, StatusReport,
 };
+use flotilla_telemetry::clock::unix_seconds;
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::enrolment::Enroller;
 use super::join::{self, node_record};
+use super::peer::{LinkPeer, apply_enrolment};
 use super::sessions::OpenSessions;
 use super::sync::SyncSession;
 use crate::artifacts::{BlobReadError, BlobStore};
-use crate::fleet::{FleetEvent, FleetHandle, JoinRefusal, LinkRecord, NodeLink};
+use crate::fleet::{FleetEvent, FleetHandle, JoinRefusal, LinkRecord, NodeLink, NodeRecord};
 
 /// Longest time between two reports of an agent, which reports every five seconds.
 pub(super) const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,7 +36,13 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(super) struct FleetService {
     /// The address that the agent dialled from.
-    pub(super) peer: SocketAddr,
+    pub(super) address: SocketAddr,
+    /// Who the agent is.
+    pub(super) peer: LinkPeer,
+    /// When cancelled, the connection ends.
+    pub(super) cut: CancellationToken,
+    /// What enrols nodes. `None`: links have no TLS.
+    pub(super) enroller: Option<Enroller>,
     pub(super) fleet: FleetHandle,
     /// Id of this controller.
     pub(super) id: String,
@@ -56,6 +65,7 @@ impl FleetRpc for FleetService {
         &self,
         _: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
+        self.peer.certificate()?;
         Ok(Response::new(IdentifyResponse {
             controller_id: self.id.clone(),
         }))
@@ -68,24 +78,28 @@ impl FleetRpc for FleetService {
         })?;
         let peer = LinkRecord {
             process: request.process_id.clone(),
-            address: self.peer.to_string(),
+            address: self.address.to_string(),
         };
         let fleet_id = request.fleet_id.clone();
         let record = node_record(request)?;
-        if let Err(refusal) = join::check(&self.fleet, &name, &record, &fleet_id, &peer).await {
-            // The agent tries again by itself.
-            if refusal.code() == Code::Unavailable {
+        let checked = self.check_join(&name, record, &fleet_id, &peer).await;
+        let record = match checked {
+            Ok(record) => record,
+            Err(refusal) => {
+                // The agent tries again by itself.
+                if refusal.code() == Code::Unavailable {
+                    return Err(refusal);
+                }
+                let reason = refusal.message().to_owned();
+                let event = FleetEvent::JoinRefused(JoinRefusal {
+                    node: name,
+                    address: peer.address,
+                    reason,
+                });
+                self.fleet.send(event).await;
                 return Err(refusal);
             }
-            let reason = refusal.message().to_owned();
-            let event = FleetEvent::JoinRefused(JoinRefusal {
-                node: name,
-                address: peer.address,
-                reason,
-            });
-            self.fleet.send(event).await;
-            return Err(refusal);
-        }
+        };
         let link = self.sessions.open(name.clone(), peer, &self.stop);
         let session = link.session.to_string();
         self.expect_sync(&link);
@@ -101,12 +115,43 @@ impl FleetRpc for FleetService {
         }))
     }
 
+    async fn enrol(
+        &self,
+        request: Request<EnrolRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
+        let Some(enroller) = &self.enroller else {
+            return Err(Status::failed_precondition(
+                "this controller has no authority to enrol nodes: start it with --secret-file",
+            ));
+        };
+        let address = self.address.to_string();
+        enroller
+            .enrol(request.into_inner(), address)
+            .await
+            .map(Response::new)
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
+        match (&self.enroller, self.peer.certificate()?) {
+            (Some(enroller), Some(certificate)) => enroller
+                .renew(certificate, request.get_ref())
+                .map(Response::new),
+            _ => Err(Status::failed_precondition(
+                "links to this controller have no TLS",
+            )),
+        }
+    }
+
     type FetchBlobStream = Pin<Box<dyn Stream<Item = Result<BlobChunk, Status>> + Send>>;
 
     async fn fetch_blob(
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        self.peer.check(&self.fleet.peek())?;
         let request = request.into_inner();
         let sha256 = request
             .sha256
@@ -139,11 +184,14 @@ impl FleetRpc for FleetService {
             .sessions
             .find(&first.session)
             .ok_or_else(|| Status::unauthenticated("no such session: join again"))?;
+        self.peer.check_session(&self.fleet.peek(), &link.node)?;
         // One desired state at most is queued: the next one is made of the view at that time.
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         let sync = SyncSession {
             fleet: self.fleet.clone(),
             sessions: self.sessions.clone(),
+            peer: self.peer.clone(),
+            cut: self.cut.clone(),
             link,
             reports,
             sender,
@@ -157,6 +205,32 @@ impl FleetRpc for FleetService {
 }
 
 impl FleetService {
+    /// Checks whether a node may join. Returns its record with what its enrolment decides.
+    async fn check_join(
+        &self,
+        name: &NodeName,
+        record: NodeRecord,
+        fleet_id: &str,
+        link: &LinkRecord,
+    ) -> Result<NodeRecord, Status> {
+        if let Some(certificate) = self.peer.certificate()? {
+            join::wait_for_enrolment(&self.fleet, name, certificate.key).await;
+        }
+        let enrolment = self
+            .peer
+            .check_join(&self.fleet.peek(), name, unix_seconds());
+        // Nobody is refused for what a controller that has just started does not know yet.
+        let enrolment = enrolment.map_err(|denial| match self.fleet.peek().synced {
+            true => denial,
+            false => Status::unavailable(
+                "this controller has not read its store yet and does not know which nodes have enrolled",
+            ),
+        })?;
+        let record = apply_enrolment(record, name, enrolment)?;
+        join::check(&self.fleet, name, &record, fleet_id, link).await?;
+        Ok(record)
+    }
+
     /// Closes the session unless its sync stream opens in time.
     fn expect_sync(&self, link: &Arc<NodeLink>) {
         let (fleet, sessions) = (self.fleet.clone(), self.sessions.clone());
@@ -191,7 +265,10 @@ mod tests {
 
     fn service(fleet: FleetHandle, dir: &Path, stop: &CancellationToken) -> FleetService {
         FleetService {
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            peer: LinkPeer::Unknown,
+            cut: CancellationToken::new(),
+            enroller: None,
             fleet,
             id: "c".into(),
             blobs: BlobStore::new(dir.to_owned()),

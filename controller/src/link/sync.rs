@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::peer::LinkPeer;
 use super::report;
 use super::sessions::OpenSessions;
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
@@ -35,6 +36,10 @@ struct DesiredIdentity {
 pub(super) struct SyncSession {
     pub(super) fleet: FleetHandle,
     pub(super) sessions: Arc<OpenSessions>,
+    /// Who the node is.
+    pub(super) peer: LinkPeer,
+    /// Ends the connection when it is cancelled.
+    pub(super) cut: CancellationToken,
     pub(super) link: Arc<NodeLink>,
     pub(super) reports: Streaming<StatusReport>,
     pub(super) sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
@@ -56,6 +61,9 @@ impl SyncSession {
         let mut last_report = Instant::now();
         loop {
             changes.borrow_and_update();
+            if !self.may_stay() {
+                break;
+            }
             let stopping = self.drain.is_cancelled();
             if let Some(identity) = self.desired_identity(stopping)
                 && sent_state.as_ref() != Some(&identity)
@@ -97,6 +105,16 @@ impl SyncSession {
                 session: self.link.session.clone(),
             })
             .await;
+    }
+
+    /// Whether the node may stay linked. One that was revoked may not: its connection is cut.
+    fn may_stay(&self) -> bool {
+        let Err(denial) = self.peer.check(&self.fleet.peek()) else {
+            return true;
+        };
+        tracing::warn!(node = %self.link.node, reason = denial.message(), "the node's links are cut");
+        self.cut.cancel();
+        false
     }
 
     /// Sends the desired state of the node. Returns whether the session goes on.

@@ -285,6 +285,7 @@ pub(super) mod tests {
             flapping: false,
             keeps_models: false,
             unheard: false,
+            enrolment: crate::fleet::NodeEnrolment::None,
             operation: crate::fleet::NodeOperationRecord::default(),
             linked_locally: true,
             link: None,

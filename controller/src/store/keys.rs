@@ -3,6 +3,7 @@
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::ModelSource;
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
+use flotilla_identity::enrolment::JoinTokenRecord;
 use sha2::Digest;
 
 /// The prefix of all keys.
@@ -20,6 +21,9 @@ pub const EPOCH: &str = "/flotilla/v1/epoch";
 /// The key of the router's spec.
 pub const ROUTER: &str = "/flotilla/v1/router";
 
+/// The key of the fleet's certificate authority, whose private key is encrypted.
+pub const AUTHORITY: &str = "/flotilla/v1/authority";
+
 /// A parsed key: what the entry under it describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKey {
@@ -29,6 +33,12 @@ pub enum StoreKey {
     Epoch,
     /// [`LEADER`].
     Leader,
+    /// [`AUTHORITY`].
+    Authority,
+    /// The record of a node that has enrolled.
+    Enrolment(NodeName),
+    /// A join token, by its id.
+    JoinToken(String),
     /// The spec of a model.
     Model(ModelName),
     /// The spec of a task.
@@ -163,6 +173,24 @@ pub fn node(name: &NodeName) -> String {
     format!("{ROOT}nodes/{name}")
 }
 
+/// The common prefix of the keys of all enrolled nodes.
+pub const ENROLMENTS: &str = "/flotilla/v1/enrolments/";
+
+/// The key of the record of a node that has enrolled.
+#[must_use]
+pub fn enrolment(name: &NodeName) -> String {
+    format!("{ENROLMENTS}{name}")
+}
+
+/// The common prefix of the keys of all join tokens.
+pub const JOIN_TOKENS: &str = "/flotilla/v1/join-tokens/";
+
+/// The key of a join token.
+#[must_use]
+pub fn join_token(id: &str) -> String {
+    format!("{JOIN_TOKENS}{id}")
+}
+
 /// The key of an assignment.
 #[must_use]
 pub fn assignment(assignment: &Assignment) -> String {
@@ -188,6 +216,7 @@ pub fn parse(key: &str) -> Option<StoreKey> {
         FLEET_ID => return Some(StoreKey::FleetId),
         EPOCH => return Some(StoreKey::Epoch),
         LEADER => return Some(StoreKey::Leader),
+        AUTHORITY => return Some(StoreKey::Authority),
         ROUTER => return Some(StoreKey::Router),
         _ => {}
     }
@@ -201,6 +230,8 @@ pub fn parse(key: &str) -> Option<StoreKey> {
         "failed" => model(name).map(StoreKey::FailedRevision),
         "nodes" => node(name).map(StoreKey::Node),
         "operations" => node(name).map(StoreKey::NodeOperation),
+        "enrolments" => node(name).map(StoreKey::Enrolment),
+        "join-tokens" => JoinTokenRecord::is_id(name).then(|| StoreKey::JoinToken(name.to_owned())),
         "given-up" => node(name).map(StoreKey::GivenUp),
         "pushed" => ArtifactName::new(name).ok().map(StoreKey::PushedManifest),
         "fetched" => Some(StoreKey::FetchedManifest(name.to_owned())),
@@ -251,6 +282,12 @@ mod tests {
             (failed_revision(&m), StoreKey::FailedRevision(m.clone())),
             (node_operation(&n), StoreKey::NodeOperation(n.clone())),
             (given_up(&n), StoreKey::GivenUp(n.clone())),
+            (enrolment(&n), StoreKey::Enrolment(n.clone())),
+            (
+                join_token("0123456789"),
+                StoreKey::JoinToken("0123456789".into()),
+            ),
+            (AUTHORITY.into(), StoreKey::Authority),
             (pushed_manifest(&a), StoreKey::PushedManifest(a)),
             (
                 fetched_manifest("id"),
