@@ -46,10 +46,12 @@ TRIED = [
     "GET /dashboard/{path}",
     "GET /api/v1/artifacts",
     "GET /api/v1/assignments",
+    "GET /api/v1/authority",
     "GET /api/v1/blobs/{sha256}",
     "GET /api/v1/controllers",
     "GET /api/v1/datasets",
     "GET /api/v1/datasets/{task}",
+    "GET /api/v1/enrolments",
     "GET /api/v1/fleet",
     "GET /api/v1/manifests",
     "GET /api/v1/models",
@@ -62,6 +64,7 @@ TRIED = [
     "GET /api/v1/tasks",
     "GET /api/v1/tasks/{name}",
     "GET /api/v1/tasks/{name}/suggestions",
+    "GET /api/v1/tokens",
 ]
 
 # These would change the fleet, do not end, or lead elsewhere.
@@ -76,16 +79,21 @@ UNTRIED = [
     "DELETE /api/v1/artifacts/{name}",
     "PUT /api/v1/blobs/{sha256}",
     "DELETE /api/v1/datasets/{task}",
+    "PUT /api/v1/authority",
+    "PUT /api/v1/enrolments/{name}",
     "PUT /api/v1/fleet",
     "PUT /api/v1/models/{name}",
     "DELETE /api/v1/models/{name}",
     "DELETE /api/v1/nodes/{name}",
     "PUT /api/v1/nodes/{name}/operation",
+    "POST /api/v1/nodes/{name}/revoke",
     "PUT /api/v1/routers/{name}",
     "DELETE /api/v1/routers/{name}",
     "PUT /api/v1/tasks/{name}",
     "DELETE /api/v1/tasks/{name}",
     "PUT /api/v1/tasks/{name}/quality/{model}",
+    "POST /api/v1/tokens",
+    "DELETE /api/v1/tokens/{id}",
 ]
 
 

@@ -41,6 +41,21 @@ impl Api {
         }
     }
 
+    /// Returns a client of the API at `address` over HTTPS that trusts this authority alone, in PEM.
+    ///
+    /// # Panics
+    /// Panics if it is no certificate.
+    #[must_use]
+    pub fn with_authority(address: SocketAddr, authority: &[u8]) -> Self {
+        let authority = reqwest::Certificate::from_pem(authority).expect("a certificate");
+        let client = Client::builder().tls_certs_only([authority]).build();
+        Self {
+            client: client.expect("the certificate can be used"),
+            base: format!("https://{address}"),
+            key: None,
+        }
+    }
+
     /// Returns a client of the same API that sends this API key with chat requests.
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {

@@ -179,7 +179,15 @@ fn second_machine_joins_the_first_fleet_and_log_lines_name_their_node() {
     let dir = tempfile::tempdir().unwrap();
     let (http, link) = (free_address(), free_address());
     let everywhere = format!("0.0.0.0:{}", link.port());
-    let arguments = ["--link", &everywhere, "--nodes", "1", "--log", "info"];
+    let arguments = [
+        "--link",
+        &everywhere,
+        "--insecure",
+        "--nodes",
+        "1",
+        "--log",
+        "info",
+    ];
     let mut fleet = up_with(dir.path(), http, &arguments);
     fleet.wait_for_line("node{name=\"node-1\"}");
     let line = fleet.wait_for_line("Flotilla is up");

@@ -15,6 +15,7 @@ mod context_lengths;
 mod controllers_behind_one_address;
 mod controllers_on_etcd;
 mod energy_accounting;
+mod enrolment;
 mod fixtures;
 mod flotilla_up;
 mod large_requests;
