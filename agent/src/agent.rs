@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
+use flotilla_core::node::join_zones;
 use flotilla_engine::LoadError;
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
@@ -202,16 +203,15 @@ fn warn_of_small_limits(memory: Option<Bytes>, disk: Option<Bytes>) {
     }
 }
 
-/// Starts the telemetry export, which identifies this agent by its node's name and zone.
+/// Starts the telemetry export, which identifies this agent by its node's name and zones.
 fn start_telemetry(
     node: &NodeDescription,
     settings: &TelemetrySettings,
 ) -> Result<Telemetry, TelemetryError> {
     let mut attributes = vec![KeyValue::new(attr::NODE, node.name().to_string())];
-    attributes.extend(
-        node.zone()
-            .map(|zone| KeyValue::new(attr::ZONE, zone.to_string())),
-    );
+    if !node.zones().is_empty() {
+        attributes.push(KeyValue::new(attr::ZONE, join_zones(node.zones())));
+    }
     let identity = ServiceIdentity {
         name: "flotilla-agent",
         instance: node.name().to_string(),

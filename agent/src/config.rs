@@ -1,6 +1,6 @@
 //! The configuration of an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,8 +62,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// Taints: only models that tolerate them are placed on the node.
     pub taints: Vec<Taint>,
-    /// The privacy zone of the node. `None`: no zone.
-    pub zone: Option<ZoneName>,
+    /// The privacy zones of the node. Empty: no zone.
+    pub zones: BTreeSet<ZoneName>,
     /// Memory for models. `None`: four fifths of the machine's memory.
     pub memory: Option<Bytes>,
     /// Power draw of the node. `None`: guessed from its number of cores.
@@ -78,7 +78,7 @@ impl NodeConfig {
             name,
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            zone: None,
+            zones: BTreeSet::new(),
             memory: None,
             power: None,
         }

@@ -19,7 +19,7 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
         name: args.name.clone(),
         labels: args.labels.into_iter().collect(),
         taints: args.taints,
-        zone: args.zone,
+        zones: args.zones.into_iter().collect(),
         memory: args.memory,
         power,
     };

@@ -6,6 +6,7 @@ use flotilla_controller::admin::{
 };
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
+use flotilla_core::node::join_zones;
 use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
 
 use crate::args::{DescribableKind, DescribeArgs};
@@ -243,13 +244,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         ("State", node_state(node)),
         ("Labels", labels.join(", ")),
         ("Taints", join(&spec.taints)),
-        (
-            "Zone",
-            spec.zone
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-        ),
+        ("Zones", join_zones(&spec.zones)),
         ("Memory for models", spec.memory.to_string()),
         ("GPUs", gpus.join("\n")),
         ("Disk for models", disk(node)),

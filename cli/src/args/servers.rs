@@ -305,9 +305,15 @@ pub(crate) struct AgentArgs {
     #[arg(long = "taint", env = "FLOTILLA_TAINTS", value_name = "KEY[=VALUE]", value_delimiter = ',',
         value_parser = parse_taint)]
     pub(crate) taints: Vec<Taint>,
-    /// Privacy zone of the node. Default: no zone.
-    #[arg(long, env = "FLOTILLA_ZONE", value_name = "NAME")]
-    pub(crate) zone: Option<ZoneName>,
+    /// Privacy zone of the node. May be repeated: requests of each of its zones may enter the node. Default: no
+    /// zone.
+    #[arg(
+        long = "zone",
+        env = "FLOTILLA_ZONES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub(crate) zones: Vec<ZoneName>,
     /// Memory for models, in bytes or with a unit such as 8GiB: 1MiB to 64TiB. Default: 80 % of the
     /// machine's memory.
     #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE",

@@ -21,7 +21,7 @@ const FLEET_WAIT: Duration = Duration::from_secs(2);
 const EARLIER_LINK_POLL: Duration = Duration::from_millis(50);
 /// The longest identity, version or other short text of a node, in bytes.
 const MAX_TEXT: usize = 256;
-/// The most labels, taints or accelerators of a node.
+/// The most labels, taints, zones or accelerators of a node.
 const MAX_LABELS: usize = 256;
 /// The largest memory or disk that is believed, in bytes: 1 EiB.
 const MAX_BYTES: u64 = 1 << 60;
@@ -160,13 +160,10 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
         .ok_or_else(|| Status::invalid_argument("the inventory is missing"))?;
     check_inventory(&inventory)?;
     let taints = request.taints.into_iter();
-    let zone = match request.zone.as_str() {
-        "" => None,
-        zone => Some(
-            ZoneName::new(zone)
-                .map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))?,
-        ),
-    };
+    let zones = request.zones.iter().map(|zone| {
+        ZoneName::new(zone).map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))
+    });
+    let zones = zones.collect::<Result<_, _>>()?;
     Ok(NodeRecord {
         identity: request.identity,
         labels: request.labels.into_iter().collect(),
@@ -177,7 +174,7 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
                     value: taint.value,
                 })
                 .collect(),
-            zone,
+            zones,
             memory: Bytes(inventory.memory_bytes),
             gpus: inventory
                 .gpus
@@ -231,10 +228,15 @@ fn check_texts(request: &JoinRequest) -> Result<(), Status> {
     let mut texts = texts.chain(labels).chain(taints);
     let inventory = request.inventory.as_ref();
     let accelerators = inventory.map_or(0, |i| i.accelerators.len().max(i.gpus.len()));
-    let counts = [request.labels.len(), request.taints.len(), accelerators];
+    let counts = [
+        request.labels.len(),
+        request.taints.len(),
+        request.zones.len(),
+        accelerators,
+    ];
     if texts.any(|text| text.len() > MAX_TEXT) || counts.iter().any(|count| *count > MAX_LABELS) {
         return Err(Status::invalid_argument(format!(
-            "the description of the node has more than {MAX_LABELS} labels or taints, or one of more than {MAX_TEXT} bytes"
+            "the description of the node has more than {MAX_LABELS} labels, taints or zones, or one of more than {MAX_TEXT} bytes"
         )));
     }
     Ok(())
