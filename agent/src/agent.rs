@@ -89,6 +89,7 @@ impl Agent {
             disk: config.disk,
             disk_agents: config.disk_agents,
             retention: config.file_retention,
+            model_roots: config.model_roots,
         };
         let artifacts = ArtifactStore::new(settings, controllers.clone());
         let identity = data_dir.identity().to_owned();
@@ -105,7 +106,7 @@ impl Agent {
         };
         let runner = config.runner.with_kernel_cache(kernel_cache);
         let runners = RunnerEngine::new(runner, inventory::cores() as usize);
-        let engines = Engines::new(runners, config.simulated_slowdown)?;
+        let engines = Engines::new(runners, config.simulated_slowdown, config.upstream_secrets)?;
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);

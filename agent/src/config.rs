@@ -8,6 +8,7 @@ use std::time::Duration;
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_engine::UpstreamSecret;
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::energy_accounting::EnergyAccounting;
@@ -41,6 +42,10 @@ pub struct AgentConfig {
     pub disk_agents: u32,
     /// How long files are kept that no model of the node needs any more.
     pub file_retention: Duration,
+    /// Folders of this machine that models' `source.path` may lead into.
+    pub model_roots: Vec<PathBuf>,
+    /// Secrets that models of the engine `upstream` may use.
+    pub upstream_secrets: Vec<UpstreamSecret>,
     /// Factor by which the simulated engine is slower on this node, at least 1. It simulates unequal
     /// nodes.
     pub simulated_slowdown: f64,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_identity::random_id;
 use flotilla_proto::v1::{self, Inventory, JoinRequest};
 
 use crate::config::NodeConfig;
@@ -37,7 +38,7 @@ impl NodeDescription {
         Self {
             name: config.name,
             identity,
-            process: format!("{:032x}", fastrand::u128(..)),
+            process: random_id(),
             labels,
             taints: config.taints,
             zones: config.zones,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flotilla_dispatch::PendingQueue;
 use flotilla_durable::{DirError, DirLock};
+use flotilla_identity::random_id;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
-use crate::artifacts::{SourceClient, controller_client};
+use crate::artifacts::{SourceAccess, SourceClient, controller_client};
 use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
@@ -99,7 +100,7 @@ impl Controller {
             local_address(&http, config.http),
             local_address(&link, config.link),
         );
-        let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let id = random_id()[..12].to_owned();
         let telemetry = start_telemetry(&id, &config.telemetry)?;
         let record = ControllerRecord {
             http: advertised_address::choose(
@@ -114,7 +115,10 @@ impl Controller {
             ),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let sources = source_client(config.ca_file.as_deref()).await?;
+        let sources = SourceAccess {
+            client: source_client(&config).await?,
+            model_roots: config.model_roots.clone().into(),
+        };
         let controllers = controller_client()?;
         let stop_grace = config.stop_grace;
         let (pending, wake_ups) = PendingQueue::new();
@@ -211,8 +215,9 @@ fn start_telemetry(
     Telemetry::start(&identity, settings)
 }
 
-/// The client for the sources of models, which trusts the authorities in `ca_file`, too.
-async fn source_client(ca_file: Option<&Path>) -> Result<SourceClient, ControllerStartError> {
+/// The client for the sources of models, with the authorities and the hosts of the configuration.
+async fn source_client(config: &ControllerConfig) -> Result<SourceClient, ControllerStartError> {
+    let ca_file = config.ca_file.as_deref();
     let failed = |problem: String| ControllerStartError::CaFile {
         path: ca_file.unwrap_or(Path::new("")).display().to_string(),
         problem,
@@ -228,7 +233,7 @@ async fn source_client(ca_file: Option<&Path>) -> Result<SourceClient, Controlle
     if ca.as_deref().is_some_and(|ca| !pem_files::has_block(ca)) {
         return Err(failed("it has no certificate".into()));
     }
-    SourceClient::new(ca.as_deref()).map_err(|e| failed(e.to_string()))
+    SourceClient::new(config.source_hosts.clone(), ca.as_deref()).map_err(|e| failed(e.to_string()))
 }
 
 async fn listen(

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::admin::OtherControllers;
 use crate::admin::datasets::DatasetsState;
-use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
+use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceAccess};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
@@ -38,7 +38,7 @@ pub(crate) struct Startup {
     store: Arc<dyn Store>,
     pub(crate) fleet: FleetHandle,
     blobs: BlobStore,
-    sources: SourceClient,
+    sources: SourceAccess,
     /// The client for the APIs of other controllers.
     controllers: reqwest::Client,
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
@@ -57,7 +57,7 @@ impl Startup {
         id: String,
         config: ControllerConfig,
         store: Arc<MonitoredStore>,
-        sources: SourceClient,
+        sources: SourceAccess,
         controllers: reqwest::Client,
     ) -> Self {
         let stop = CancellationToken::new();

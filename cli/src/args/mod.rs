@@ -13,6 +13,7 @@ mod resources;
 mod servers;
 mod tasks;
 mod time_limits;
+mod trust;
 mod values;
 
 pub(crate) use dataset::{DatasetCommand, DatasetDeleteArgs, DatasetExportArgs, DatasetListArgs};

@@ -15,6 +15,7 @@ use flotilla_core::{Bytes, HumanDuration, NodeName, Watts, ZoneName};
 use crate::default_data_dir::default_data_dir;
 
 use super::time_limits::TimeLimitArgs;
+use super::trust::{ModelRootArgs, SourceHostArgs, UpstreamSecretArgs};
 use super::values::{
     ListenAddress, bytes_between, duration_between, host_port, ip_port, number_between,
     parse_fleet_id, parse_interval, parse_label, parse_listen_address, parse_taint,
@@ -69,6 +70,10 @@ pub(crate) struct UpArgs {
         value_delimiter = ','
     )]
     pub(crate) apply: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) upstream_secrets: UpstreamSecretArgs,
+    #[command(flatten)]
+    pub(crate) source_hosts: SourceHostArgs,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
     #[command(flatten)]
@@ -170,6 +175,10 @@ pub(crate) struct ControllerArgs {
     /// gone. Nodes belong to the earlier fleet until it is restored or they are moved.
     #[arg(long, env = "FLOTILLA_INIT_STORE")]
     pub(crate) init_store: bool,
+    #[command(flatten)]
+    pub(crate) model_roots: ModelRootArgs,
+    #[command(flatten)]
+    pub(crate) source_hosts: SourceHostArgs,
     /// PEM file with further certificate authorities, for the servers that models are fetched from.
     #[arg(long, env = "FLOTILLA_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
@@ -314,6 +323,10 @@ pub(crate) struct AgentArgs {
         value_delimiter = ','
     )]
     pub(crate) zones: Vec<ZoneName>,
+    #[command(flatten)]
+    pub(crate) model_roots: ModelRootArgs,
+    #[command(flatten)]
+    pub(crate) upstream_secrets: UpstreamSecretArgs,
     /// Memory for models, in bytes or with a unit such as 8GiB: 1MiB to 64TiB. Default: 80 % of the
     /// machine's memory.
     #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE",
