@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
+use flotilla_core::node::join_zones;
 use flotilla_engine::LoadError;
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
@@ -85,7 +86,7 @@ impl Agent {
             return Err(AgentStartError::UnsupportedProxy(proxy));
         }
         let data_dir = DataDir::open(&config.data_dir)?;
-        let zones = config.node.zone.iter().cloned().collect();
+        let zones = config.node.zones.clone();
         let name = config.node.name.clone();
         let security = LinkSecurity::load(&config.data_dir, name, zones, config.token)?;
         let remote = config.join.iter().find(|address| !is_loopback(address));
@@ -111,6 +112,7 @@ impl Agent {
             disk: config.disk,
             disk_agents: config.disk_agents,
             retention: config.file_retention,
+            model_roots: config.model_roots,
         };
         let artifacts = ArtifactStore::new(settings, controllers.clone());
         let identity = data_dir.identity().to_owned();
@@ -127,7 +129,7 @@ impl Agent {
         };
         let runner = config.runner.with_kernel_cache(kernel_cache);
         let runners = RunnerEngine::new(runner, inventory::cores() as usize);
-        let engines = Engines::new(runners, config.simulated_slowdown)?;
+        let engines = Engines::new(runners, config.simulated_slowdown, config.upstream_secrets)?;
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
@@ -226,16 +228,15 @@ fn warn_of_small_limits(memory: Option<Bytes>, disk: Option<Bytes>) {
     }
 }
 
-/// Starts the telemetry export, which identifies this agent by its node's name and zone.
+/// Starts the telemetry export, which identifies this agent by its node's name and zones.
 fn start_telemetry(
     node: &NodeDescription,
     settings: &TelemetrySettings,
 ) -> Result<Telemetry, TelemetryError> {
     let mut attributes = vec![KeyValue::new(attr::NODE, node.name().to_string())];
-    attributes.extend(
-        node.zone()
-            .map(|zone| KeyValue::new(attr::ZONE, zone.to_string())),
-    );
+    if !node.zones().is_empty() {
+        attributes.push(KeyValue::new(attr::ZONE, join_zones(node.zones())));
+    }
     let identity = ServiceIdentity {
         name: "flotilla-agent",
         instance: node.name().to_string(),

@@ -1,6 +1,6 @@
 //! The configuration of an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_engine::UpstreamSecret;
 use flotilla_identity::enrolment::JoinToken;
 use flotilla_telemetry::TelemetrySettings;
 
@@ -46,6 +47,10 @@ pub struct AgentConfig {
     pub disk_agents: u32,
     /// How long files are kept that no model of the node needs any more.
     pub file_retention: Duration,
+    /// Folders of this machine that models' `source.path` may lead into.
+    pub model_roots: Vec<PathBuf>,
+    /// Secrets that models of the engine `upstream` may use.
+    pub upstream_secrets: Vec<UpstreamSecret>,
     /// Factor by which the simulated engine is slower on this node, at least 1. It simulates unequal
     /// nodes.
     pub simulated_slowdown: f64,
@@ -67,8 +72,8 @@ pub struct NodeConfig {
     pub labels: BTreeMap<String, String>,
     /// Taints: only models that tolerate them are placed on the node.
     pub taints: Vec<Taint>,
-    /// The privacy zone of the node. `None`: no zone.
-    pub zone: Option<ZoneName>,
+    /// The privacy zones of the node. Empty: no zone.
+    pub zones: BTreeSet<ZoneName>,
     /// Memory for models. `None`: four fifths of the machine's memory.
     pub memory: Option<Bytes>,
     /// Power draw of the node. `None`: guessed from its number of cores.
@@ -83,7 +88,7 @@ impl NodeConfig {
             name,
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            zone: None,
+            zones: BTreeSet::new(),
             memory: None,
             power: None,
         }

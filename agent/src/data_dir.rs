@@ -8,6 +8,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use flotilla_durable::{DirError, DirLock};
+use flotilla_identity::random_id;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -205,7 +206,7 @@ fn read_or_create_identity(file: &Path) -> io::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let identity = format!("{:032x}", fastrand::u128(..));
+    let identity = random_id();
     flotilla_durable::replace(file, identity.as_bytes())?;
     Ok(identity)
 }

@@ -1,7 +1,7 @@
 //! The engines of an agent, one for each kind.
 
 use flotilla_core::spec::EngineKind;
-use flotilla_engine::{Engine, LoadError, SimulatedEngine, UpstreamEngine};
+use flotilla_engine::{Engine, LoadError, SimulatedEngine, UpstreamEngine, UpstreamSecret};
 
 /// One engine for each kind.
 pub(crate) struct Engines {
@@ -13,17 +13,18 @@ pub(crate) struct Engines {
 
 impl Engines {
     /// Creates all engines, with no model loaded. The simulated engine runs `simulated_slowdown` times
-    /// slower than a model's spec says.
+    /// slower than a model's spec says. Models of servers may use `upstream_secrets`.
     ///
     /// # Errors
     /// When the HTTP client of [`UpstreamEngine`] cannot be set up.
     pub(crate) fn new(
         runners: impl Engine + 'static,
         simulated_slowdown: f64,
+        upstream_secrets: Vec<UpstreamSecret>,
     ) -> Result<Self, LoadError> {
         Ok(Self {
             runners: Box::new(runners),
-            upstream: UpstreamEngine::new()?,
+            upstream: UpstreamEngine::new(upstream_secrets)?,
             simulated: SimulatedEngine {
                 slowdown: simulated_slowdown,
             },

@@ -33,6 +33,7 @@ mod unstreamed_answer;
 pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 pub use data_dir::DataDirError;
+pub use flotilla_engine::{SecretSyntaxError, UpstreamSecret};
 pub use inventory::default_memory;
 pub use link::SecurityError;
 pub use runners::{RunnerCommand, RunnerEngine};

@@ -1,10 +1,11 @@
 //! The static description of this node, with which it joins a fleet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_identity::random_id;
 use flotilla_proto::v1::{self, Inventory, JoinRequest};
 
 use crate::config::NodeConfig;
@@ -21,7 +22,7 @@ pub(crate) struct NodeDescription {
     process: String,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
-    zone: Option<ZoneName>,
+    zones: BTreeSet<ZoneName>,
     inventory: Inventory,
 }
 
@@ -37,10 +38,10 @@ impl NodeDescription {
         Self {
             name: config.name,
             identity,
-            process: format!("{:032x}", fastrand::u128(..)),
+            process: random_id(),
             labels,
             taints: config.taints,
-            zone: config.zone,
+            zones: config.zones,
             inventory,
         }
     }
@@ -49,8 +50,8 @@ impl NodeDescription {
         &self.name
     }
 
-    pub(crate) fn zone(&self) -> Option<&ZoneName> {
-        self.zone.as_ref()
+    pub(crate) fn zones(&self) -> &BTreeSet<ZoneName> {
+        &self.zones
     }
 
     /// Memory for models.
@@ -97,10 +98,7 @@ impl NodeDescription {
             inventory: Some(self.inventory.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             taints: taints.collect(),
-            zone: self
-                .zone
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string),
+            zones: self.zones.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -145,7 +143,9 @@ mod tests {
     fn the_join_request_has_what_is_configured() {
         let config = NodeConfig {
             labels: [("flotilla.dev/os".into(), "own".into())].into(),
-            zone: Some(ZoneName::new("clinic").unwrap()),
+            zones: ["clinic", "lab"]
+                .map(|zone| ZoneName::new(zone).unwrap())
+                .into(),
             memory: Some(Bytes(7)),
             ..config()
         };
@@ -154,10 +154,8 @@ mod tests {
         let request = node.join_request("f".into());
         assert_eq!(request.labels["flotilla.dev/os"], "own");
         assert_eq!(request.labels["flotilla.dev/node"], "n1");
-        assert_eq!(
-            (request.zone.as_str(), request.identity.as_str()),
-            ("clinic", "id")
-        );
+        assert_eq!(request.zones, ["clinic", "lab"]);
+        assert_eq!(request.identity, "id");
         assert_eq!(request.fleet_id, "f");
         assert_eq!(request.inventory.unwrap().disk_bytes, 9);
     }

@@ -20,7 +20,7 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
         name: args.name.clone(),
         labels: args.labels.into_iter().collect(),
         taints: args.taints,
-        zone: args.zone,
+        zones: args.zones.into_iter().collect(),
         memory: args.memory,
         power,
     };
@@ -38,6 +38,8 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
         disk: args.disk,
         disk_agents: 1,
         file_retention: args.file_retention.0,
+        model_roots: args.model_roots.model_roots,
+        upstream_secrets: args.upstream_secrets.upstream_secrets,
         simulated_slowdown: args.simulated_slowdown,
         drain_timeout: args.drain_timeout,
         runner: RunnerCommand::of_this_program()?.with_log_filter(log),

@@ -16,6 +16,8 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         init_store: args.init_store,
         tls: args.tls.settings(),
         data_dir,
+        model_roots: args.model_roots.model_roots,
+        source_hosts: args.source_hosts.hosts(),
         ca_file: args.ca_file,
         advertise_link: args.advertise_link,
         advertise_http: args.advertise_http,

@@ -6,7 +6,8 @@ use flotilla_controller::admin::{
 };
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
-use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
+use flotilla_core::node::join_zones;
+use flotilla_core::spec::{LearnSource, LearnSpec, ObjectiveSpec, TaskSpec};
 
 use crate::args::{DescribableKind, DescribeArgs};
 use crate::client::{FleetClient, ListResponse};
@@ -48,7 +49,6 @@ pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
 
 fn describe_task(task: &TaskResource) -> String {
     let spec = &task.task.spec;
-    let zones: Vec<_> = spec.zones.iter().collect();
     let mut text = output::fields(&[
         ("Task", task.task.name().to_string()),
         ("Description", spec.description.clone()),
@@ -56,7 +56,11 @@ fn describe_task(task: &TaskResource) -> String {
             "Default task",
             if task.status.default { "yes" } else { "no" }.into(),
         ),
-        ("Zones", join(&zones)),
+        ("Zones", join_zones(&spec.zones)),
+        (
+            "Learns from",
+            spec.learn.as_ref().map(learning).unwrap_or_default(),
+        ),
         (
             "Objective",
             spec.objective.map(objective).unwrap_or_default(),
@@ -168,6 +172,17 @@ fn objective(objective: ObjectiveSpec) -> String {
 }
 
 /// Returns the conditions under which each model but the last keeps its answer.
+/// What is kept of the task's requests: `escalations, feedback: the newest 1000 on each controller`.
+fn learning(learn: &LearnSpec) -> String {
+    let sources = [LearnSource::Escalations, LearnSource::Feedback];
+    let sources = sources
+        .into_iter()
+        .filter(|source| learn.learns_from(*source));
+    let sources: Vec<_> = sources.map(LearnSource::as_str).collect();
+    let sources = sources.join(", ");
+    format!("{sources}: the newest {} on each controller", learn.keep)
+}
+
 fn cascade(spec: &TaskSpec) -> String {
     let Some((cascade, (_, smaller))) = spec.cascade.as_ref().zip(spec.models.split_last()) else {
         return String::new();
@@ -250,13 +265,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         ),
         ("Labels", labels.join(", ")),
         ("Taints", join(&spec.taints)),
-        (
-            "Zone",
-            spec.zone
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-        ),
+        ("Zones", join_zones(&spec.zones)),
         ("Memory for models", spec.memory.to_string()),
         ("GPUs", gpus.join("\n")),
         ("Disk for models", disk(node)),

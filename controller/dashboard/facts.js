@@ -83,6 +83,16 @@ export function sourceText(source) {
   return source.url ?? source.path ?? null;
 }
 
+/** The zones that a node is in; [""] for one that is in none. */
+export function zonesOf(node) {
+  return node.spec.zones?.length > 0 ? node.spec.zones : [""];
+}
+
+/** The zones that a node is in, as text; empty for one that is in none. */
+export function zoneText(node) {
+  return zonesOf(node).join(", ");
+}
+
 /** Counts of items by `key`, the largest first: `[["Ready", 5], ["Lost", 1]]`. */
 export function tally(items, key) {
   const counts = new Map();

@@ -9,11 +9,15 @@ use std::time::Duration;
 use flotilla_gateway::{ApiConfig, CorsOrigin};
 use flotilla_telemetry::TelemetrySettings;
 
+use crate::artifacts::SourceHosts;
 use crate::tls::TlsSettings;
 
 /// The default time that a suspect node has to return: longer than an agent needs for an attempt to dial
 /// that fails (5 s), the longest pause after it (5 s), and joining.
 const DEFAULT_NODE_GRACE: Duration = Duration::from_secs(15);
+
+/// The folder that models' paths may lead into by default.
+const DEFAULT_MODEL_ROOT: &str = "/var/lib/flotilla/models";
 
 /// Configuration of a controller, read once at start.
 #[derive(Debug, Clone)]
@@ -36,6 +40,10 @@ pub struct ControllerConfig {
     pub tls: TlsSettings,
     /// Directory for model files.
     pub data_dir: PathBuf,
+    /// Folders that models' `controllerPath` may lead into.
+    pub model_roots: Vec<PathBuf>,
+    /// Hosts that the files of models may be fetched from.
+    pub source_hosts: SourceHosts,
     /// PEM file with further authorities that the sources of models may have their certificates from.
     pub ca_file: Option<PathBuf>,
     /// Largest request body, in bytes.
@@ -74,6 +82,8 @@ impl Default for ControllerConfig {
             init_store: false,
             tls: TlsSettings::default(),
             data_dir: "/var/lib/flotilla/controller".into(),
+            model_roots: vec![DEFAULT_MODEL_ROOT.into()],
+            source_hosts: SourceHosts::default(),
             ca_file: None,
             max_body: 4 << 20,
             http_api: HttpApiConfig::default(),

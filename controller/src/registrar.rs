@@ -18,6 +18,7 @@ use crate::store::backoff::RetryDelays;
 use crate::store::{LEASE_TTL, Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
 use crate::waiting_levels::WaitingLevels;
 use flotilla_dispatch::WaitingCounts;
+use flotilla_identity::random_id;
 
 /// Changes within this time are written together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -114,7 +115,7 @@ impl Registrar {
     /// Gives the fleet an id if it has none. The id tells agents whether a store revision that is
     /// lower than the last one comes from an outdated controller or from a new fleet.
     async fn ensure_fleet_id(&self) -> Result<(), StoreError> {
-        let id = format!("{:032x}", fastrand::u128(..)).into_bytes();
+        let id = random_id().into_bytes();
         let write = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id, Precondition::Absent);
         match self.store.write(vec![write]).await {
             Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),

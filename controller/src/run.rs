@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flotilla_dispatch::PendingQueue;
 use flotilla_durable::{DirError, DirLock};
+use flotilla_identity::random_id;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
-use crate::artifacts::SourceClient;
+use crate::artifacts::{SourceAccess, SourceClient};
 use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
@@ -110,7 +111,7 @@ impl Controller {
             local_address(&http, config.http),
             local_address(&link, config.link),
         );
-        let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let id = random_id()[..12].to_owned();
         let telemetry = start_telemetry(&id, &config.telemetry)?;
         let record = ControllerRecord {
             http: advertised_address::choose(
@@ -126,7 +127,10 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let ca = read_ca_file(config.ca_file.as_deref()).await?;
-        let sources = source_client(config.ca_file.as_deref(), ca.as_deref())?;
+        let sources = SourceAccess {
+            client: source_client(&config, ca.as_deref())?,
+            model_roots: config.model_roots.clone().into(),
+        };
         let is_https = config.tls.protects_http();
         let controllers = ControllerClient::new(is_https, ca.as_deref())?;
         let hosts = server_names::of_controller(&record, [addresses.0, addresses.1]);
@@ -250,13 +254,15 @@ fn ca_file_error(path: &Path, problem: String) -> ControllerStartError {
     }
 }
 
-/// The client for the sources of models, which trusts the authorities `ca` of `ca_file`, too.
+/// The client for the sources of models, which reaches the hosts of the configuration and trusts the authorities `ca` of
+/// its `ca_file`, too.
 fn source_client(
-    ca_file: Option<&Path>,
+    config: &ControllerConfig,
     ca: Option<&[u8]>,
 ) -> Result<SourceClient, ControllerStartError> {
-    let path = ca_file.unwrap_or(Path::new(""));
-    SourceClient::new(ca).map_err(|error| ca_file_error(path, error.to_string()))
+    let path = config.ca_file.as_deref().unwrap_or(Path::new(""));
+    SourceClient::new(config.source_hosts.clone(), ca)
+        .map_err(|error| ca_file_error(path, error.to_string()))
 }
 
 async fn listen(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::routing::get;
+use flotilla_core::node::join_zones;
 use flotilla_gateway::{ApiQuery, ApiRoutes, Operation};
 use flotilla_proto::v1::MetricsRequest;
 use flotilla_telemetry::KeyValue;
@@ -126,8 +127,7 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
     gauge(meter, fleet, &names::NODE_READY, |view, record| {
         for (name, node) in &view.nodes {
             let ready = u64::from(node.phase == NodePhase::Ready);
-            let zone = node.record.spec.zone.as_ref().map(ToString::to_string);
-            let zone = KeyValue::new(attr::ZONE, zone.unwrap_or_default());
+            let zone = KeyValue::new(attr::ZONE, join_zones(&node.record.spec.zones));
             record(ready, &[attribute(attr::NODE, name), zone]);
         }
     });

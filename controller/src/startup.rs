@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::admin::OtherControllers;
 use crate::admin::datasets::DatasetsState;
-use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
+use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceAccess};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
@@ -46,7 +46,7 @@ pub(crate) struct Startup {
     /// The fleet's secret. `None`: links have no TLS.
     secret: Option<FleetSecret>,
     blobs: BlobStore,
-    sources: SourceClient,
+    sources: SourceAccess,
     /// The client for the APIs of other controllers.
     controllers: ControllerClient,
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
@@ -65,7 +65,7 @@ impl Startup {
         id: String,
         config: ControllerConfig,
         store: Arc<MonitoredStore>,
-        sources: SourceClient,
+        sources: SourceAccess,
         controllers: ControllerClient,
     ) -> Self {
         let stop = CancellationToken::new();

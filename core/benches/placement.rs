@@ -1,7 +1,7 @@
 //! Benchmarks the placement solver. The goals: 100 ms for 1,000 nodes and 200 models from scratch, 2 s
 //! for 10,000 nodes and 1,000 models, and 50 ms for either fleet after the loss of a node.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct Node {
     memory: Bytes,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
-    zone: Option<ZoneName>,
+    zones: BTreeSet<ZoneName>,
     accelerators: Vec<Accelerator>,
 }
 
@@ -58,7 +58,10 @@ impl Fleet {
                 })
                 .into_iter()
                 .collect(),
-            zone: (i % 4 == 0).then(|| ZoneName::new("clinic").expect("a name")),
+            zones: (i % 4 == 0)
+                .then(|| ZoneName::new("clinic").expect("a name"))
+                .into_iter()
+                .collect(),
             accelerators: if i % 13 == 0 {
                 vec![Accelerator::Cpu, Accelerator::Cuda]
             } else {
@@ -110,7 +113,7 @@ impl Fleet {
             disk: None,
             labels: &node.labels,
             taints: &node.taints,
-            zone: node.zone.as_ref(),
+            zones: &node.zones,
             accelerators: &node.accelerators,
             schedulability: Schedulability::Schedulable,
             pressure_factor: 1.0,

@@ -43,6 +43,14 @@ pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// What a file takes in a manifest beside its path, in bytes of JSON.
 const FILE_BYTES: usize = 120;
 
+/// Whether a relative path with `/` between its components stays inside the folder that it is relative to.
+#[must_use]
+pub fn is_inside_folder(path: &str) -> bool {
+    let is_component =
+        |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
+    path.split('/').all(is_component)
+}
+
 impl Manifest {
     /// Returns a manifest of these files, sorted.
     ///
@@ -66,9 +74,7 @@ impl Manifest {
             return Err(errors);
         }
         for (index, file) in files.iter().enumerate() {
-            let is_component =
-                |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
-            if !file.path.split('/').all(is_component) {
+            if !is_inside_folder(&file.path) {
                 let problem = format!("has '{}', which is not a path inside a folder", file.path);
                 errors.add("files", problem);
             }

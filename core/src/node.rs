@@ -1,5 +1,7 @@
 //! The static description of a node.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::energy::PowerRange;
@@ -24,9 +26,9 @@ pub struct NodeSpec {
     /// The taints that keep models without a matching toleration off the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
-    /// The privacy zone of the node. `None`: it is in no zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<ZoneName>,
+    /// The privacy zones of the node. Empty: it is in no zone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub zones: BTreeSet<ZoneName>,
     /// The number of logical CPU cores.
     pub cores: u32,
     /// The model name of the CPU.
@@ -58,4 +60,11 @@ impl NodeSpec {
         self.power
             .unwrap_or_else(|| PowerRange::estimate(self.cores))
     }
+}
+
+/// The names of zones as people read them, in order: `clinic, lab`. Empty without zones.
+#[must_use]
+pub fn join_zones(zones: &BTreeSet<ZoneName>) -> String {
+    let names: Vec<&str> = zones.iter().map(ZoneName::as_str).collect();
+    names.join(", ")
 }

@@ -112,7 +112,7 @@ const VALID: &[(&str, &str)] = &[
     ("Model", "{source: {path: /m}, options: {pipeline: embedding, dtype: bf16, quantization: q4k}}"),
     (
         "Model",
-        "{engine: upstream, options: {url: 'http://h/v1', model: m, apiKeyEnv: KEY, zone: z}}",
+        "{engine: upstream, options: {url: 'http://h/v1', model: m, apiKeySecret: KEY, zone: z}}",
     ),
     (
         "Model",

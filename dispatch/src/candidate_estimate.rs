@@ -91,7 +91,7 @@ impl EstimateContext<'_> {
             spent: self.spent,
         };
         let violation = limits.violation(ExpectedReplica {
-            zone: replica.zone.as_ref(),
+            zones: Some(&replica.zones),
             answer: optimistic,
         });
         match violation {

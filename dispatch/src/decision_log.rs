@@ -159,6 +159,8 @@ fn parse_id(id: &str) -> Option<(&str, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use flotilla_core::energy::{EnergySource, EnergyUsage};
     use flotilla_core::generate::Usage;
@@ -204,7 +206,7 @@ mod tests {
         let node = NodeName::new("n").unwrap();
         for (joules, source) in [(0.5, EnergySource::Rapl), (1.5, EnergySource::Nvml)] {
             let energy = EnergyUsage::new(Joules(joules), source.into());
-            context.add_energy(&node, None, energy);
+            context.add_energy(&node, &BTreeSet::new(), energy);
         }
         first.record_success();
         let stored = log.get(&id).unwrap();

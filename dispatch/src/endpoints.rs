@@ -1,6 +1,6 @@
 //! A model and the replicas that can answer for it, indexed for the request path.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{ReplicaStats, ReplicaTransport};
 pub struct ReplicaView {
     /// The node that the replica runs on.
     pub node: NodeName,
-    /// The node's privacy zone, if it is in one.
-    pub zone: Option<ZoneName>,
+    /// The node's privacy zones. Empty: it is in none.
+    pub zones: Arc<BTreeSet<ZoneName>>,
     /// The revision that the replica serves.
     pub revision: ModelRevision,
     /// Sends requests to the node.
@@ -38,10 +38,11 @@ pub struct ModelEndpoints {
     pub created: u64,
     /// Whether a replica is expected soon, in case there is none now. Requests then wait for it.
     pub coming: bool,
-    /// The replicas, those of a privacy zone side by side.
+    /// The replicas, those on nodes of the same privacy zones side by side.
     replicas: Vec<ReplicaView>,
-    /// The range in `replicas` of each zone.
-    zones: BTreeMap<Option<ZoneName>, Range<usize>>,
+    /// The ranges in `replicas` of the nodes in each zone. A range has the nodes of the same zones, and is in the
+    /// list of each of them.
+    zones: HashMap<ZoneName, Vec<Range<usize>>>,
     /// The index in `replicas` of each node.
     by_node: HashMap<NodeName, usize>,
     /// The revisions that the replicas serve.
@@ -52,7 +53,7 @@ impl ModelEndpoints {
     /// Indexes the replicas of a model. Their order does not matter.
     #[must_use]
     pub fn new(model: Model, revisions: ModelRevisions, mut replicas: Vec<ReplicaView>) -> Self {
-        replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
+        replicas.sort_by(|a, b| a.zones.cmp(&b.zones));
         let by_node = replicas.iter().enumerate();
         Self {
             model,
@@ -111,8 +112,8 @@ impl ModelEndpoints {
     }
 
     /// Returns the replicas in one of `zones`, or all replicas where `zones` is `None`. The result is
-    /// empty if the model [leaves the zones](Self::leaves_zones). The cost does not depend on the number
-    /// of replicas.
+    /// empty if the model [leaves the zones](Self::leaves_zones). The cost does not depend on the
+    /// number of replicas, nor on the number of other zones.
     #[must_use]
     pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> EligibleReplicas<'_> {
         let ranges: Vec<Range<usize>> = match zones {
@@ -122,8 +123,12 @@ impl ModelEndpoints {
                 end: self.replicas.len(),
             }]),
             Some(zones) => {
-                let range = |zone: &ZoneName| self.zones.get(&Some(zone.clone())).cloned();
-                zones.iter().filter_map(range).collect()
+                let ranges = zones.iter().filter_map(|zone| self.zones.get(zone));
+                let mut ranges: Vec<_> = ranges.flatten().cloned().collect();
+                // A node in several of the zones is one candidate.
+                ranges.sort_unstable_by_key(|range| range.start);
+                ranges.dedup();
+                ranges
             }
         };
         EligibleReplicas {
@@ -134,14 +139,16 @@ impl ModelEndpoints {
     }
 }
 
-/// The ranges of replicas with equal zones, which lie side by side.
-fn zone_ranges(replicas: &[ReplicaView]) -> BTreeMap<Option<ZoneName>, Range<usize>> {
-    let mut ranges = BTreeMap::new();
+/// The ranges of replicas on nodes of the same zones, which lie side by side, by each of these zones.
+fn zone_ranges(replicas: &[ReplicaView]) -> HashMap<ZoneName, Vec<Range<usize>>> {
+    let mut ranges: HashMap<_, Vec<_>> = HashMap::new();
     let mut start = 0;
-    for zone in replicas.chunk_by(|a, b| a.zone == b.zone) {
-        let end = start + zone.len();
-        ranges.insert(zone[0].zone.clone(), start..end);
-        start = end;
+    for equal in replicas.chunk_by(|a, b| a.zones == b.zones) {
+        let range = start..start + equal.len();
+        start = range.end;
+        for zone in equal[0].zones.iter() {
+            ranges.entry(zone.clone()).or_default().push(range.clone());
+        }
     }
     ranges
 }
@@ -194,5 +201,55 @@ impl<'a> EligibleReplicas<'a> {
             index -= range.len();
         }
         panic!("there is no such eligible replica");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_core::spec::ModelSpec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_fleet::replica_in_zones;
+
+    const ZONES: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn zones(members: &[bool]) -> BTreeSet<ZoneName> {
+        let members = ZONES.iter().zip(members).filter(|(_, member)| **member);
+        members
+            .map(|(zone, _)| ZoneName::new(zone).unwrap())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn eligible_are_the_replicas_in_one_of_the_zones_each_once(
+            nodes in prop::collection::vec(any::<[bool; 4]>(), 0..12),
+            requested in any::<[bool; 4]>(),
+        ) {
+            let requested = zones(&requested);
+            let replicas: Vec<_> = nodes.iter().map(|members| zones(members)).collect();
+            let inside = replicas.iter().enumerate().filter(|(_, own)| !own.is_disjoint(&requested));
+            let expected: BTreeSet<_> = inside.map(|(i, _)| format!("n{i}")).collect();
+            let replicas = replicas.into_iter().enumerate();
+            let replicas = replicas.map(|(i, zones)| replica_in_zones(&format!("n{i}"), zones));
+            let revisions = ModelRevisions {
+                desired: ModelRevision(1),
+                stable: None,
+                failed: None,
+            };
+            let model = Model::new(flotilla_core::ModelName::new("m").unwrap(), ModelSpec::default());
+            let endpoints = ModelEndpoints::new(model, revisions, replicas.collect());
+            let eligible = endpoints.eligible(Some(&requested));
+            let found: Vec<_> = (0..eligible.len()).map(|i| eligible.get(i).node.clone()).collect();
+            for (i, node) in found.iter().enumerate() {
+                prop_assert_eq!(eligible.index_of(node), Some(i));
+            }
+            prop_assert_eq!(found.len(), expected.len());
+            let found: BTreeSet<_> = found.iter().map(ToString::to_string).collect();
+            prop_assert_eq!(found, expected);
+            let all = endpoints.eligible(None);
+            prop_assert_eq!(all.len(), nodes.len());
+        }
     }
 }

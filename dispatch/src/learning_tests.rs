@@ -85,7 +85,7 @@ fn start(tasks: Vec<(&str, TaskSpec)>) -> (TestFleet, Arc<MemorySink>) {
     let replica = |model, reply| TestReplica {
         model,
         node: model,
-        zone: Some("clinic"),
+        zones: &["clinic"],
         revision: 1,
         seconds: Some(0.05),
         reply,

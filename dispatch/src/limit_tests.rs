@@ -79,7 +79,7 @@ fn good(model: &'static str, node: &'static str, reply: Reply) -> TestReplica {
     TestReplica {
         model,
         node,
-        zone: Some("clinic"),
+        zones: &["shop", "clinic"],
         revision: 1,
         seconds: Some(0.05),
         reply,
@@ -91,7 +91,7 @@ fn bad(model: &'static str) -> TestReplica {
     TestReplica {
         model,
         node: "bad",
-        zone: None,
+        zones: &[],
         revision: 2,
         seconds: Some(5.0),
         reply: Reply::Answer(0.9),

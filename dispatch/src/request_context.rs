@@ -1,5 +1,6 @@
 //! One request from its arrival to its end, with the energy it takes on all replicas.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -67,14 +68,14 @@ impl RequestContext {
     }
 
     /// Adds energy that the request used on a node. Returns it with its price and emissions at the node's
-    /// zone.
+    /// zones.
     pub(crate) fn add_energy(
         &self,
         node: &NodeName,
-        zone: Option<&ZoneName>,
+        zones: &BTreeSet<ZoneName>,
         energy: EnergyUsage,
     ) -> EnergyUsage {
-        let energy = energy.with_rates(self.grid.rates(zone));
+        let energy = energy.with_rates(self.grid.rates(zones));
         let joules = f64::from(energy.joules.0);
         self.metrics.record_energy(node.as_str(), self.key, joules);
         let mut sum = self.energy.lock();

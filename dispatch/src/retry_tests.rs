@@ -13,7 +13,7 @@ fn replica(model: &'static str, node: &'static str, reply: Reply) -> TestReplica
     TestReplica {
         model,
         node,
-        zone: None,
+        zones: &[],
         revision: 1,
         seconds: Some(0.05),
         reply,

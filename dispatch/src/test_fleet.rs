@@ -1,6 +1,6 @@
 //! A dispatcher over replicas that are plain data, for tests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -134,7 +134,7 @@ impl ReplicaTransport for FakeTransport {
 pub(crate) struct TestReplica {
     pub(crate) model: &'static str,
     pub(crate) node: &'static str,
-    pub(crate) zone: Option<&'static str>,
+    pub(crate) zones: &'static [&'static str],
     /// The revision that it serves. The quality of revision 1 was measured as 1.
     pub(crate) revision: u64,
     /// Seconds that its answers have taken so far. `None`: it has not answered yet.
@@ -188,7 +188,12 @@ impl TestReplica {
         }
         ReplicaView {
             node: NodeName::new(self.node).unwrap(),
-            zone: self.zone.map(|zone| ZoneName::new(zone).unwrap()),
+            zones: Arc::new(
+                self.zones
+                    .iter()
+                    .map(|zone| ZoneName::new(zone).unwrap())
+                    .collect(),
+            ),
             revision: ModelRevision(self.revision),
             transport: Arc::new(FakeTransport {
                 reply: self.reply.clone(),
@@ -196,6 +201,23 @@ impl TestReplica {
             }),
             stats,
         }
+    }
+}
+
+/// A replica on a node in these zones.
+pub(crate) fn replica_in_zones(node: &str, zones: BTreeSet<ZoneName>) -> ReplicaView {
+    let replica = TestReplica {
+        model: "m",
+        node: "n",
+        zones: &[],
+        revision: 1,
+        seconds: None,
+        reply: Reply::Answer(1.0),
+    };
+    ReplicaView {
+        node: NodeName::new(node).unwrap(),
+        zones: Arc::new(zones),
+        ..replica.view(Arc::default())
     }
 }
 

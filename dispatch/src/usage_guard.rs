@@ -1,5 +1,6 @@
 //! The load and energy of one request on one replica, from the time it is sent there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flotilla_core::energy::EnergyUsage;
@@ -15,7 +16,7 @@ pub(crate) struct UsageGuard {
     load: LoadGuard,
     context: Arc<RequestContext>,
     node: NodeName,
-    zone: Option<ZoneName>,
+    zones: Arc<BTreeSet<ZoneName>>,
     /// The energy that has been counted. `None`: none has.
     counted: Option<EnergyUsage>,
     /// Whether the replica has begun to answer, and so certainly computes the request.
@@ -33,7 +34,7 @@ impl UsageGuard {
             load,
             context,
             node: replica.node.clone(),
-            zone: replica.zone.clone(),
+            zones: replica.zones.clone(),
             counted: None,
             computing: false,
         }
@@ -82,9 +83,7 @@ impl UsageGuard {
     }
 
     fn count(&mut self, energy: EnergyUsage) -> EnergyUsage {
-        let energy = self
-            .context
-            .add_energy(&self.node, self.zone.as_ref(), energy);
+        let energy = self.context.add_energy(&self.node, &self.zones, energy);
         self.counted = Some(energy);
         energy
     }

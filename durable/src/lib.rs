@@ -1,7 +1,8 @@
 //! Files that survive a power cut: written beside their place, flushed, renamed, and the folder flushed.
-//! And what is asked before files are written: whether the disk has space, and whether another process uses
-//! the folder.
+//! And what is checked before files are used: whether the disk has space, whether another process uses the folder,
+//! and whether a path stays inside one.
 
+mod confined_path;
 mod dir_lock;
 mod space;
 mod stored_record;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use tempfile::TempPath;
 
+pub use confined_path::is_below;
 pub use dir_lock::{DirError, DirLock};
 pub use space::{is_full, space_at};
 pub use stored_record::StoredRecord;

@@ -51,4 +51,4 @@ pub use local::LocalEngine;
 pub use mistral::MistralEngine;
 pub use process_end::{EndCause, ProcessEnd, StuckProcess};
 pub use simulated::SimulatedEngine;
-pub use upstream::UpstreamEngine;
+pub use upstream::{SecretSyntaxError, UpstreamEngine, UpstreamSecret};

@@ -61,6 +61,8 @@ impl From<EnergyUsage> for EnergyJson {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use flotilla_core::Joules;
     use flotilla_core::energy::{EnergySource, Grid, GridSpec};
     use serde_json::json;
@@ -71,7 +73,7 @@ mod tests {
             "carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR",
         }))
         .unwrap();
-        let rates = Grid::new(&grid).rates(None);
+        let rates = Grid::new(&grid).rates(&BTreeSet::new());
         let usage = Usage {
             prompt_tokens: 3,
             completion_tokens: 4,

@@ -5,3 +5,6 @@ pub mod audit;
 pub mod authority;
 pub mod enrolment;
 pub mod keys;
+mod random;
+
+pub use random::random_id;

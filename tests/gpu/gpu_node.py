@@ -96,7 +96,7 @@ class Node:
         self.gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
         store = f"embedded:{self.folder}/store"
         self.start("controller", "--http", "127.0.0.1:8080", "--link", "127.0.0.1:7070", "--store", store)
-        self.agent = self.start("agent", "--join", "127.0.0.1:7070", "--name", "gpu", "--data-dir", f"{self.folder}/agent")
+        self.agent = self.start("agent", "--join", "127.0.0.1:7070", "--name", "gpu", "--data-dir", f"{self.folder}/agent", "--model-root", "/")
 
     def start(self, *arguments):
         log = open(self.folder / f"{arguments[0]}.log", "ab")

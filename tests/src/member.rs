@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand};
+use flotilla_controller::artifacts::SourceHosts;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::TelemetrySettings;
@@ -52,6 +53,8 @@ pub(crate) async fn start_controller(
     match settings.mode {
         Mode::InProcess => {
             let config = ControllerConfig {
+                model_roots: vec!["/".into()],
+                source_hosts: SourceHosts::new(["*", "127.0.0.1"]),
                 http: settings.http,
                 link: settings.link,
                 store: settings.store.clone(),
@@ -74,6 +77,11 @@ pub(crate) async fn start_controller(
             args.extend(["--store", &store]);
             if !settings.args.iter().any(|arg| arg == "--data-dir") {
                 args.extend(["--data-dir", &files]);
+            }
+            for (flag, value) in [("--model-root", "/"), ("--source-host", "127.0.0.1")] {
+                if !settings.args.iter().any(|arg| arg == flag) {
+                    args.extend([flag, value]);
+                }
             }
             args.extend(settings.args.iter().map(String::as_str));
             let mut process = Process::start_with_env(dir, &args, &settings.env);
@@ -98,6 +106,8 @@ pub(crate) fn start_agent(
         Mode::InProcess => {
             assert!(agent.args.is_empty(), "arguments need Mode::Processes");
             let config = AgentConfig {
+                model_roots: vec!["/".into()],
+                upstream_secrets: Vec::new(),
                 node: NodeConfig {
                     labels: [("harness".to_owned(), "yes".to_owned())].into(),
                     memory: agent.memory.map(flotilla_core::Bytes),
@@ -135,6 +145,9 @@ pub(crate) fn start_agent(
             // Enough for the models of tests, however full the machine's disk is.
             if !agent.args.iter().any(|arg| arg == "--disk") {
                 args.extend(["--disk", "1GiB"]);
+            }
+            if !agent.args.iter().any(|arg| arg == "--model-root") {
+                args.extend(["--model-root", "/"]);
             }
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
             args.extend(agent.args.iter().map(String::as_str));

@@ -24,14 +24,14 @@ mod verification;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
-use flotilla_durable::space_at;
+use flotilla_durable::{is_below, space_at};
 use flotilla_engine::{FileReading, LoadError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -68,6 +68,8 @@ pub(crate) struct ArtifactSettings {
     pub(crate) disk_agents: u32,
     /// See [`AgentConfig::file_retention`](crate::AgentConfig::file_retention).
     pub(crate) retention: Duration,
+    /// See [`AgentConfig::model_roots`](crate::AgentConfig::model_roots).
+    pub(crate) model_roots: Vec<PathBuf>,
 }
 
 /// The store of model files on this node. Cheap to clone.
@@ -78,6 +80,7 @@ pub(crate) struct ArtifactStore {
 
 struct StoreState {
     dir: PathBuf,
+    model_roots: Vec<PathBuf>,
     sources: Arc<dyn BlobSources>,
     rate_limiter: Option<RateLimiter>,
     locks: BlobLocks,
@@ -109,6 +112,13 @@ struct StoreState {
 }
 
 impl ArtifactStore {
+    /// Whether a model's spec may name this path of the node.
+    pub(crate) async fn is_allowed(&self, path: &Path) -> bool {
+        let (path, store) = (path.to_owned(), self.inner.clone());
+        let below = tokio::task::spawn_blocking(move || is_below(&path, &store.model_roots));
+        matches!(below.await, Ok(Ok(true)))
+    }
+
     /// Creates a store that fetches from `sources`.
     pub(crate) fn new(settings: ArtifactSettings, sources: Arc<dyn BlobSources>) -> Self {
         let ArtifactSettings {
@@ -117,6 +127,7 @@ impl ArtifactStore {
             disk,
             disk_agents,
             retention,
+            model_roots,
         } = settings;
         let collector = FileCollector::new(&dir, retention);
         let usage = collector.usage(&[]).unwrap_or_default();
@@ -124,6 +135,7 @@ impl ArtifactStore {
         let budget = disk.unwrap_or(Bytes(u64::MAX));
         let inner = StoreState {
             dir,
+            model_roots,
             sources,
             rate_limiter: fetch_rate.map(RateLimiter::new),
             locks: BlobLocks::default(),

@@ -17,6 +17,7 @@ fn manifest(files: &[(&str, &str)]) -> Manifest {
 
 fn open(dir: &tempfile::TempDir, disk: Option<u64>, retention: Duration) -> ArtifactStore {
     let settings = ArtifactSettings {
+        model_roots: Vec::new(),
         dir: dir.path().to_owned(),
         fetch_rate: None,
         disk: disk.map(Bytes),

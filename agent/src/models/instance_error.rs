@@ -1,5 +1,7 @@
 //! Why a model instance cannot serve.
 
+use std::path::PathBuf;
+
 use flotilla_core::Bytes;
 use flotilla_engine::{LoadError, StuckProcess};
 
@@ -27,6 +29,9 @@ pub(crate) enum InstanceError {
     /// The model's files could not be brought to this node.
     #[error(transparent)]
     Fetch(#[from] ArtifactError),
+    /// The model's path is outside of the folders that the node's owner allows.
+    #[error("the agent may not read models from {0}")]
+    OutsideModelRoots(PathBuf),
     /// The engine could not load the model, or it stopped working.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -48,6 +53,9 @@ impl InstanceError {
             }
             Self::Fetch(error) => error.remedy(),
             Self::Load(error) => error.remedy(),
+            Self::OutsideModelRoots(_) => {
+                "put the files below a folder that the agent's --model-root names (/var/lib/flotilla/models by default), or add one"
+            }
             Self::Stuck(process) => process.remedy(),
         }
     }

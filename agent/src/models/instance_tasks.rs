@@ -392,6 +392,10 @@ async fn check(
             Ok(None) => return CheckResult::FilesMissing(files),
             Err(error) => return CheckResult::Unusable(InstanceError::from(error)),
         }
+    } else if let Some(ModelSource::Path(path)) = &model.spec.source
+        && !artifacts.is_allowed(path).await
+    {
+        return CheckResult::Unusable(InstanceError::OutsideModelRoots(path.clone()));
     }
     match engines.get(model.spec.engine).estimate(&model).await {
         Ok(needed) => CheckResult::Loadable { needed, model },

@@ -14,6 +14,7 @@ mod resources;
 mod servers;
 mod tasks;
 mod time_limits;
+mod trust;
 mod values;
 
 pub(crate) use access::{

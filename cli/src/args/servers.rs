@@ -19,6 +19,7 @@ use crate::default_data_dir::default_data_dir;
 
 use super::access::TlsArgs;
 use super::time_limits::TimeLimitArgs;
+use super::trust::{ModelRootArgs, SourceHostArgs, UpstreamSecretArgs};
 use super::values::{
     ListenAddress, bytes_between, duration_between, host_port, ip_port, number_between,
     parse_fleet_id, parse_interval, parse_label, parse_listen_address, parse_taint,
@@ -75,6 +76,10 @@ pub(crate) struct UpArgs {
     pub(crate) apply: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) upstream_secrets: UpstreamSecretArgs,
+    #[command(flatten)]
+    pub(crate) source_hosts: SourceHostArgs,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
     #[command(flatten)]
@@ -176,6 +181,10 @@ pub(crate) struct ControllerArgs {
     /// gone. Nodes belong to the earlier fleet until it is restored or they are moved.
     #[arg(long, env = "FLOTILLA_INIT_STORE")]
     pub(crate) init_store: bool,
+    #[command(flatten)]
+    pub(crate) model_roots: ModelRootArgs,
+    #[command(flatten)]
+    pub(crate) source_hosts: SourceHostArgs,
     /// PEM file with further certificate authorities, for the servers that models are fetched from.
     #[arg(long, env = "FLOTILLA_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
@@ -324,9 +333,19 @@ pub(crate) struct AgentArgs {
     #[arg(long = "taint", env = "FLOTILLA_TAINTS", value_name = "KEY[=VALUE]", value_delimiter = ',',
         value_parser = parse_taint)]
     pub(crate) taints: Vec<Taint>,
-    /// Privacy zone of the node. Default: no zone.
-    #[arg(long, env = "FLOTILLA_ZONE", value_name = "NAME")]
-    pub(crate) zone: Option<ZoneName>,
+    /// Privacy zone of the node. May be repeated: requests of each of its zones may enter the node. Default: no
+    /// zone.
+    #[arg(
+        long = "zone",
+        env = "FLOTILLA_ZONES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub(crate) zones: Vec<ZoneName>,
+    #[command(flatten)]
+    pub(crate) model_roots: ModelRootArgs,
+    #[command(flatten)]
+    pub(crate) upstream_secrets: UpstreamSecretArgs,
     /// Memory for models, in bytes or with a unit such as 8GiB: 1MiB to 64TiB. Default: 80 % of the
     /// machine's memory.
     #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE",

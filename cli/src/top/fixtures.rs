@@ -118,7 +118,7 @@ pub(super) fn empty() -> LiveState {
 pub(super) fn busy() -> LiveState {
     let mut first = node("till-1");
     first.status.models[0].counters = parse(counters(2, 1));
-    first.spec.zone = Some(parse(json!("shop")));
+    first.spec.zones = parse(json!(["shop"]));
     let mut second = node("till-2");
     second.status.operation.draining = true;
     second.status.energy.as_mut().unwrap().battery =

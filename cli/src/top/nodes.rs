@@ -1,6 +1,8 @@
 //! The table of nodes.
 
 use flotilla_controller::admin::NodeResource;
+use flotilla_core::ZoneName;
+use flotilla_core::node::join_zones;
 
 use super::column::{Cell, Column, SortKey, Tone};
 use super::format::{UNKNOWN, mark_estimate, si};
@@ -17,12 +19,16 @@ pub(super) type NodeRow<'a> = &'a NodeResource;
 /// Returns the nodes whose name, state, CPU, zone, labels or models match the filter.
 pub(super) fn rows<'a>(state: &'a LiveState, filter: &str) -> Vec<NodeRow<'a>> {
     let matches = |node: &&NodeResource| {
-        let zone = node.spec.zone.as_ref().map(|zone| zone.as_str());
         let required = [&*node.metadata.name, &*node.status.phase, &*node.spec.cpu];
+        let zones = node.spec.zones.iter().map(ZoneName::as_str);
         let labels = node.metadata.labels.iter();
         let labels = labels.flat_map(|(key, value)| [key.as_str(), value.as_str()]);
         let models = node.status.models.iter().map(|model| model.name.as_str());
-        let texts = required.into_iter().chain(zone).chain(labels).chain(models);
+        let texts = required
+            .into_iter()
+            .chain(zones)
+            .chain(labels)
+            .chain(models);
         matches_filter(filter, texts)
     };
     state.nodes.values().filter(matches).collect()
@@ -41,11 +47,11 @@ pub(super) fn columns<'a>() -> Vec<Column<NodeRow<'a>>> {
         })
         .max_width(20)
         .sort_by(|node| SortKey::Number(severity(node))),
-        Column::text("ZONE", 8, zone)
+        Column::text("ZONES", 8, zones)
             .max_width(16)
             .drop_priority(6)
-            .only_if(|node| node.spec.zone.is_some())
-            .sort_by(|node| match &node.spec.zone {
+            .only_if(|node| !node.spec.zones.is_empty())
+            .sort_by(|node| match node.spec.zones.first() {
                 Some(zone) => SortKey::text(zone.as_str()),
                 None => SortKey::Unknown,
             }),
@@ -120,9 +126,11 @@ fn severity(node: &NodeResource) -> f64 {
     }
 }
 
-fn zone(node: &NodeRow<'_>) -> Cell {
-    let zone = node.spec.zone.as_ref();
-    zone.map_or(UNKNOWN, |zone| zone.as_str()).into()
+fn zones(node: &NodeRow<'_>) -> Cell {
+    match join_zones(&node.spec.zones) {
+        none if none.is_empty() => UNKNOWN.into(),
+        zones => Cell::from(zones),
+    }
 }
 
 fn active(node: &NodeResource) -> u32 {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand};
+use flotilla_agent::{
+    Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand, UpstreamSecret,
+};
 use flotilla_controller::admin::{DesiredStateWriter, NewJoinToken, authority_fingerprint};
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
@@ -48,13 +50,25 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         init_store: args.init_store,
         tls: args.tls.settings(),
         data_dir: data_dir.join("controller"),
+        model_roots: every_folder(),
+        source_hosts: args.source_hosts.hosts(),
         http_api: args.http_api.config(),
         stop_grace: DRAIN_TIMEOUT,
         telemetry: telemetry.clone(),
         ..ControllerConfig::default()
     };
     let mut controller = Controller::start(args.time_limits.apply(config)).await?;
-    let mut agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry, log).await {
+    let secrets = args.upstream_secrets.upstream_secrets;
+    let mut agents = match start_agents(
+        &controller,
+        &data_dir,
+        args.nodes,
+        &telemetry,
+        log,
+        &secrets,
+    )
+    .await
+    {
         Ok(agents) => agents,
         Err(error) => {
             controller.stop().await;
@@ -104,6 +118,11 @@ async fn any_failed(agents: &mut [Agent]) {
     futures::future::select_all(failed).await;
 }
 
+/// The folders that the paths of models may lead into: `up` runs for the user whose files these are.
+fn every_folder() -> Vec<PathBuf> {
+    vec!["/".into()]
+}
+
 /// Starts the agents. If one fails, stops those already started and returns its error.
 async fn start_agents(
     controller: &Controller,
@@ -111,6 +130,7 @@ async fn start_agents(
     nodes: u32,
     telemetry: &TelemetrySettings,
     log: &str,
+    secrets: &[UpstreamSecret],
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
     let token = join_token(controller, nodes).await?;
@@ -140,6 +160,8 @@ async fn start_agents(
                 disk: None,
                 disk_agents: nodes,
                 file_retention: DEFAULT_FILE_RETENTION,
+                model_roots: every_folder(),
+                upstream_secrets: secrets.to_vec(),
                 simulated_slowdown: 1.0,
                 drain_timeout: DRAIN_TIMEOUT,
                 runner: runner.clone(),

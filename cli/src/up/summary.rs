@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flotilla_controller::admin::NodeResource;
 use flotilla_controller::fleet::{FleetHandle, FleetView};
+use flotilla_core::spec::{Model, Pipeline};
 
 use super::progress::count_replicas;
 use crate::resource_text::counted;
@@ -65,15 +66,41 @@ pub(super) fn print(
     println!("Page  {url}/ (in a terminal: flotilla top)");
     println!("Data  {}", data_dir.display());
     println!("Join  {}\n", join_text(&view, link));
-    let example = "I still have not received my new card";
-    println!("Try it:");
-    println!(
-        "  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"support-intent\", \"messages\": [{{\"role\": \"user\", \"content\": \"{example}\"}}]}}'"
-    );
-    println!(
-        "  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').chat.completions.create(model='support-intent', messages=[{{'role': 'user', 'content': '{example}'}}]).choices[0].message.content)\""
-    );
-    println!("\nCtrl-C stops everything.");
+    let models = view.models.values().map(|model| &model.endpoints.model);
+    if let Some(examples) = examples(models, &url) {
+        println!("{examples}\n");
+    }
+    println!("Ctrl-C stops everything.");
+}
+
+/// The demo model that the examples prefer.
+const DEMO_MODEL: &str = "support-intent";
+
+/// Returns commands that send a request to one of the models. `None` without models.
+fn examples<'a>(models: impl Iterator<Item = &'a Model> + Clone, url: &str) -> Option<String> {
+    let demo = models
+        .clone()
+        .find(|model| model.name().as_str() == DEMO_MODEL);
+    let answers = |model: &&Model| model.spec.options.pipeline != Some(Pipeline::Embedding);
+    let text = if demo.is_some() {
+        "I still have not received my new card"
+    } else {
+        "Hello"
+    };
+    let Some(model) = demo.or_else(|| models.clone().find(answers)) else {
+        let model = models.into_iter().next()?.name();
+        return Some(format!(
+            "Try it:
+  curl -s {url}/v1/embeddings -H 'content-type: application/json' -d '{{\"model\": \"{model}\", \"input\": \"{text}\"}}'
+  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').embeddings.create(model='{model}', input='{text}').data[0].embedding)\""
+        ));
+    };
+    let model = model.name();
+    Some(format!(
+        "Try it:
+  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{text}\"}}]}}'
+  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').chat.completions.create(model='{model}', messages=[{{'role': 'user', 'content': '{text}'}}]).choices[0].message.content)\""
+    ))
 }
 
 /// Returns how another agent joins the fleet.
@@ -102,4 +129,33 @@ pub(super) fn client_address(mut address: SocketAddr) -> SocketAddr {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::ModelName;
+    use flotilla_core::spec::ModelSpec;
+
+    #[test]
+    fn example_names_a_model_that_is_there() {
+        let model = |name: &str, pipeline| {
+            let mut spec = ModelSpec::default();
+            spec.options.pipeline = pipeline;
+            Model::new(ModelName::new(name).unwrap(), spec)
+        };
+        let embedding = model("a-embedding", Some(Pipeline::Embedding));
+        let (chat, demo) = (model("chat", None), model(DEMO_MODEL, None));
+        let example = |models: &[&Model]| examples(models.iter().copied(), "http://h");
+        let all = example(&[&embedding, &chat, &demo]).unwrap();
+        assert!(all.contains("\"support-intent\""), "{all}");
+        let without_demo = example(&[&embedding, &chat]).unwrap();
+        assert!(without_demo.contains("\"chat\""), "{without_demo}");
+        let only = example(&[&embedding]).unwrap();
+        assert!(
+            only.contains("/v1/embeddings") && only.contains("\"a-embedding\""),
+            "{only}"
+        );
+        assert_eq!(example(&[]), None);
+    }
 }

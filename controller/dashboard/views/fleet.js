@@ -2,7 +2,7 @@
 
 import { html, useMemo } from "../html.js";
 import { useSavedState, usePhone, useStore } from "../hooks.js";
-import { accelerators, deviceMemory, disk, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
+import { accelerators, deviceMemory, disk, load, memoryUsed, nodeState, STATE_ORDER, tally, zonesOf, zoneText } from "../facts.js";
 import { bytesOf, count, counted, NONE, number, percent, watts } from "../format.js";
 import { Icon, Mark } from "../icons.js";
 import { href } from "../routes.js";
@@ -78,7 +78,7 @@ const COLUMNS = [
     value: (node) => STATE_ORDER.indexOf(nodeState(node)),
     cell: (node) => html`<${State} name=${nodeState(node)} note=${node.status.flapping && "flapping"} />`,
   },
-  { key: "zone", title: "Zone", value: (node) => node.spec.zone ?? null, cell: (node) => node.spec.zone ?? html`<span class="muted">none</span>` },
+  { key: "zones", title: "Zones", value: (node) => zoneText(node) || null, cell: (node) => zoneText(node) || html`<span class="muted">none</span>` },
   { key: "hardware", title: "Hardware", value: (node) => shortCpu(node.spec.cpu), cell: (node) => html`<${Hardware} node=${node} />` },
   { key: "models", title: "Models", numeric: true, value: (node) => node.status.models.length, cell: (node) => count(node.status.models.length) },
   { key: "memory", title: "Memory", numeric: true, value: (node) => memoryUsed(node) / node.spec.memory, cell: (node) => html`<${Memory} node=${node} />` },
@@ -122,10 +122,10 @@ function matching(nodes, { text, state, zone }) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   return nodes.filter((node) => {
     if (state !== "all" && nodeState(node) !== state) return false;
-    if (zone !== "all" && (node.spec.zone ?? "") !== zone) return false;
+    if (zone !== "all" && !zonesOf(node).includes(zone)) return false;
     if (words.length === 0) return true;
     const labels = Object.entries(node.metadata.labels ?? {}).map(([key, value]) => `${key}=${value}`);
-    const searchable = [node.metadata.name, node.spec.cpu, node.spec.zone ?? "", ...node.spec.accelerators, ...labels, ...node.status.models.map((model) => model.name)];
+    const searchable = [node.metadata.name, node.spec.cpu, ...(node.spec.zones ?? []), ...node.spec.accelerators, ...labels, ...node.status.models.map((model) => model.name)];
     const all = searchable.join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
@@ -155,7 +155,7 @@ export function Fleet() {
   if (nodes.length === 0) return html`<h1>Fleet</h1><${NoNodes} />`;
 
   const states = tally(nodes, nodeState).map(([state, amount]) => [state, `${state} (${count(amount)})`]);
-  const zones = tally(nodes, (node) => node.spec.zone ?? "").map(([zone, amount]) => [zone, `${zone || "no zone"} (${count(amount)})`]);
+  const zones = tally(nodes.flatMap(zonesOf), (zone) => zone).map(([zone, amount]) => [zone, `${zone || "no zone"} (${count(amount)})`]);
   return html`
     <h1>Fleet</h1>
     <${Summary} nodes=${nodes} />

@@ -2,7 +2,7 @@
 
 import { html, useMemo } from "../html.js";
 import { useSavedState, usePhone, useStore } from "../hooks.js";
-import { MODEL_ORDER, modelLoad, tally } from "../facts.js";
+import { MODEL_ORDER, modelLoad, tally, zoneText } from "../facts.js";
 import { count, counted } from "../format.js";
 import { Mark } from "../icons.js";
 import { href } from "../routes.js";
@@ -26,7 +26,7 @@ function groupKeys(nodes) {
 
 function groupOf(by) {
   if (by === "node") return (node) => node.metadata.name;
-  if (by === "zone") return (node) => node.spec.zone ?? "no zone";
+  if (by === "zone") return (node) => zoneText(node) || "no zone";
   const key = by.slice("label ".length);
   return (node) => node.metadata.labels?.[key] ?? `no ${key}`;
 }

@@ -52,7 +52,7 @@ function Machine({ node }) {
         entries=${[
           ...gpus(node).map(({ name, used, budget }, index) => [`GPU ${index}`, `${name}, ${bytesOf(used, budget)} for models`]),
           ["Disk for files of models", space && bytesOf(space.used, space.budget)],
-          ["Zone", spec.zone ?? "none"],
+          ["Zones", spec.zones?.join(", ") || "none"],
           ["Processor", `${spec.cpu}, ${spec.cores} cores`],
           ["Accelerators", spec.accelerators.join(", ")],
           ["Platform", spec.platform],

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useMemo, useRef, useState } from "../html.js";
 import { useSavedState, usePhone, useTheme, useWidth } from "../hooks.js";
-import { load, memoryUsed, nodeState } from "../facts.js";
+import { load, memoryUsed, nodeState, zoneText } from "../facts.js";
 import { bytesOf, counted, watts } from "../format.js";
 import { href } from "../routes.js";
 import { loadText, Panel, Segments, stateKind } from "../parts.js";
@@ -29,7 +29,7 @@ const SHADES = {
 function byZone(nodes) {
   const zones = new Map();
   for (const node of nodes) {
-    const zone = node.spec.zone ?? "";
+    const zone = zoneText(node);
     if (!zones.has(zone)) zones.set(zone, []);
     zones.get(zone).push(node);
   }

@@ -1,7 +1,7 @@
 //! What is missing for an applied resource to work. It is no error: it may come later.
 
 use flotilla_core::ModelName;
-use flotilla_core::spec::{Model, ModelSource, Resource};
+use flotilla_core::spec::{Model, ModelSource, Resource, TaskSpec};
 
 use crate::fleet::FleetView;
 
@@ -22,6 +22,7 @@ pub(super) async fn find(resource: &Resource, view: &FleetView) -> Vec<String> {
             let missing = models.filter(|model| !view.models.contains_key(*model));
             missing
                 .map(|model| format!("spec.models: there is no model '{model}' yet"))
+                .chain(useless_learning(&task.spec))
                 .collect()
         }
         Resource::Router(router) => {
@@ -32,6 +33,14 @@ pub(super) async fn find(resource: &Resource, view: &FleetView) -> Vec<String> {
                 .collect()
         }
     }
+}
+
+/// Returns the warning for a task that learns and whose requests are never kept.
+fn useless_learning(spec: &TaskSpec) -> Option<String> {
+    let held = spec.learn.is_some() && !spec.zones.is_empty();
+    held.then(|| {
+        "spec.learn: nothing is kept, because spec.zones holds all requests of the task to privacy zones".into()
+    })
 }
 
 /// Returns the warning for a source of files that does not exist, as far as this controller can see.
@@ -97,6 +106,21 @@ mod tests {
             ..ModelSpec::default()
         };
         Model::new(ModelName::new(name).unwrap(), spec)
+    }
+
+    #[tokio::test]
+    async fn task_that_learns_but_is_held_to_zones_has_a_warning() {
+        let warnings = async |zones: &str| {
+            let yaml = format!(
+                "{{apiVersion: flotilla.dev/v1, kind: Task, metadata: {{name: t}}, spec: {{models: [m], learn: {{from: feedback}}, zones: {zones}}}}}"
+            );
+            let task = flotilla_core::spec::parse_yaml(&yaml).unwrap();
+            let mut warnings = find(&task[0], &FleetView::default()).await;
+            warnings.retain(|warning| warning.starts_with("spec.learn:"));
+            warnings.len()
+        };
+        assert_eq!(warnings("[clinic]").await, 1);
+        assert_eq!(warnings("[]").await, 0);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use flotilla_core::{ArtifactName, Bytes};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
 use futures::TryStreamExt;
 use http::StatusCode;
+use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -243,5 +244,10 @@ pub(super) async fn get_blob(
         .flatten()
         .ok_or_else(|| not_found("file", &sha256))?;
     let chunks = chunks.map_err(std::io::Error::other);
-    Ok(Body::from_stream(chunks).into_response())
+    // Whatever it holds, no browser takes it for a page.
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, Body::from_stream(chunks)).into_response())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use flotilla_core::node::join_zones;
 use flotilla_core::placement::UnschedulableReason;
 use flotilla_core::routing::{RejectReason, RejectedCandidate, RoutingDecision};
 use flotilla_core::{ModelName, NodeName, ZoneName};
@@ -74,10 +75,12 @@ fn reject_reason(
     unschedulable: &BTreeMap<NodeName, UnschedulableReason>,
 ) -> (RejectReason, String) {
     if let Some(replica) = model.endpoints.on_node(&node.name) {
-        let zone = replica.zone.as_ref();
-        if zones.is_some_and(|zones| !zone.is_some_and(|zone| zones.contains(zone))) {
-            let zone = zone.map_or("none", |zone| zone.as_str());
-            return (RejectReason::Zone, format!("its zone is {zone}"));
+        if zones.is_some_and(|allowed| allowed.is_disjoint(&replica.zones)) {
+            let detail = match join_zones(&replica.zones) {
+                none if none.is_empty() => "it is in no zone".to_owned(),
+                zones => format!("it is in {zones}"),
+            };
+            return (RejectReason::Zone, detail);
         }
         return (RejectReason::Queued, String::new());
     }

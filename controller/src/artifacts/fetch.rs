@@ -1,9 +1,11 @@
 //! Fetching a model's files from the source that its spec names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
+use flotilla_durable::is_below;
 
 use super::blobs::BlobStore;
 use super::fetched_file::{FetchError, FetchProgress, check_room, manifest_file};
@@ -11,21 +13,32 @@ use super::hugging_face;
 use super::source_client::SourceClient;
 use super::walk::{WalkError, walk};
 
+/// What the files of models may be fetched from. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SourceAccess {
+    /// The client for servers.
+    pub(crate) client: SourceClient,
+    /// See [`ControllerConfig::model_roots`](crate::ControllerConfig::model_roots).
+    pub(crate) model_roots: Arc<[PathBuf]>,
+}
+
 /// Fetches all files of `source` into `blobs`.
 pub(super) async fn fetch(
     source: &ModelSource,
     format: Option<ModelFormat>,
-    client: &SourceClient,
+    access: &SourceAccess,
     blobs: &BlobStore,
     progress: FetchProgress<'_>,
 ) -> Result<Manifest, FetchError> {
     let files = match source {
-        ModelSource::ControllerPath(path) => files_from_path(path, blobs, progress).await?,
+        ModelSource::ControllerPath(path) => {
+            files_from_path(path, &access.model_roots, blobs, progress).await?
+        }
         ModelSource::Url { url, sha256 } => {
-            vec![file_from_url(url, *sha256, client, blobs, progress).await?]
+            vec![file_from_url(url, *sha256, &access.client, blobs, progress).await?]
         }
         ModelSource::HuggingFace(source) => {
-            hugging_face::fetch(source, format, client, blobs, progress).await?
+            hugging_face::fetch(source, format, &access.client, blobs, progress).await?
         }
         ModelSource::Artifact(_) => return Err(FetchError::NotPushed),
         ModelSource::Path(_) => Vec::new(),
@@ -39,11 +52,16 @@ pub(super) async fn fetch(
 /// Stores the files below a path of this machine.
 async fn files_from_path(
     path: &Path,
+    model_roots: &Arc<[PathBuf]>,
     blobs: &BlobStore,
     progress: FetchProgress<'_>,
 ) -> Result<Vec<ArtifactFile>, FetchError> {
     let (root, stored) = (path.to_owned(), blobs.sizes());
+    let roots = model_roots.clone();
     let walked = tokio::task::spawn_blocking(move || {
+        if !is_below(&root, &roots).unwrap_or(false) {
+            return Ok(None);
+        }
         let paths = walk(&root)?;
         let sizes = paths.iter().filter_map(|(_, file)| file.metadata().ok());
         // A file of a stored one's size is most likely that one, of an attempt before.
@@ -51,7 +69,7 @@ async fn files_from_path(
             .map(|file| file.len())
             .filter(|size| !stored.contains(size));
         let new_bytes: u64 = sizes.sum();
-        Ok::<_, WalkError>((paths, new_bytes))
+        Ok::<_, WalkError>(Some((paths, new_bytes)))
     })
     .await;
     let unreadable = |problem: String| FetchError::Unreadable {
@@ -59,7 +77,8 @@ async fn files_from_path(
         problem,
     };
     let (paths, new_bytes) = match walked.map_err(|e| unreadable(e.to_string()))? {
-        Ok(walked) => walked,
+        Ok(Some(walked)) => walked,
+        Ok(None) => return Err(FetchError::OutsideModelRoots(path.to_owned())),
         Err(error) if error.kind() == Some(std::io::ErrorKind::NotFound) => {
             return Err(FetchError::NoSuchPath(path.to_owned()));
         }

@@ -14,6 +14,8 @@ use super::blobs::BlobStore;
 pub(super) enum FetchError {
     #[error("{0} does not exist on the leading controller")]
     NoSuchPath(PathBuf),
+    #[error("the controllers may not read models from {0}")]
+    OutsideModelRoots(PathBuf),
     #[error("{path} cannot be read: {problem}")]
     Unreadable { path: PathBuf, problem: String },
     #[error("{url} cannot be fetched: {problem}")]
@@ -40,6 +42,12 @@ impl FetchError {
         match self {
             Self::NoSuchPath(_) | Self::Unreadable { .. } => {
                 "put the files there, or correct spec.source.controllerPath"
+            }
+            Self::OutsideModelRoots(_) => {
+                "put the files below a folder that --model-root of the controllers names (/var/lib/flotilla/models by default), or add one"
+            }
+            Self::Server { problem, .. } if problem.contains("--source-host") => {
+                "check that the address is meant"
             }
             Self::Server { problem, .. } if problem.contains("certificate") => {
                 "give the authority that has signed it to the controllers: --ca-file"

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::artifact::ArtifactFile;
+use flotilla_core::artifact::{ArtifactFile, is_inside_folder};
 use flotilla_core::spec::{HuggingFaceSource, ModelFormat, Sha256Digest};
 use hf_hub::{Cache, Repo, RepoType};
+use reqwest::Url;
 use serde::Deserialize;
 
 use super::blobs::BlobStore;
@@ -73,6 +74,15 @@ pub(super) async fn fetch(
         let listed = listed.map_or_else(|_| Vec::new(), |files| files.siblings);
         named_files(&source.files, listed)
     };
+    if let Some(file) = listed
+        .iter()
+        .find(|file| !is_inside_folder(&file.rfilename))
+    {
+        let name = &file.rfilename;
+        return Err(failed(format!(
+            "it has the file {name:?}, which is outside of its folder"
+        )));
+    }
     let mut missing_bytes = 0;
     let mut stored = Vec::new();
     for file in &listed {
@@ -93,8 +103,13 @@ pub(super) async fn fetch(
             Ok((sha256, size))
         } else {
             let (revision, name) = (repo.url_revision(), &file.rfilename);
-            let url = format!("{endpoint}/{}/resolve/{revision}/{name}", repo.url());
-            let (size, chunks) = client.download(&url, token).await.map_err(failed)?;
+            let mut url = Url::parse(&format!("{endpoint}/{}/resolve/{revision}", repo.url()))
+                .map_err(|error| failed(error.to_string()))?;
+            // Each part is escaped: a name may have characters that end a path.
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.extend(name.split('/'));
+            }
+            let (size, chunks) = client.download(url.as_str(), token).await.map_err(failed)?;
             check_room(&source.repo, size.unwrap_or(0), blobs).await?;
             blobs
                 .put(None, chunks, |done| progress(fetched + done))

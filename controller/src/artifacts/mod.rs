@@ -18,14 +18,17 @@ mod file_collector;
 mod hugging_face;
 mod replicator;
 mod source_client;
+mod source_hosts;
 mod transfer_pace;
 mod uploads;
 mod walk;
 
 pub use blob_error::{BlobError, BlobReadError};
 pub use blobs::BlobStore;
+pub(crate) use fetch::SourceAccess;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
+pub use source_hosts::SourceHosts;
 pub(crate) use uploads::Uploads;
 pub use walk::{WalkError, walk};
 

@@ -21,11 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobStore;
 use super::copies::{Copies, CopySources};
-use super::fetch::fetch;
+use super::fetch::{SourceAccess, fetch};
 use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
 use super::fetched_file::FetchError;
 use super::file_collector::{NeededFiles, StoreState};
-use super::source_client::SourceClient;
 use crate::fleet::records::encode;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
@@ -49,8 +48,8 @@ pub(crate) struct ArtifactReplicator {
     /// The leadership, while this controller has it.
     pub(crate) leader: watch::Receiver<Option<Arc<dyn Leadership>>>,
     pub(crate) blobs: BlobStore,
-    /// The client for the sources of models.
-    pub(crate) sources: SourceClient,
+    /// What the sources of models may be.
+    pub(crate) sources: SourceAccess,
     /// The client for the APIs of other controllers.
     pub(crate) controllers: ControllerClient,
 }
@@ -188,13 +187,13 @@ impl ArtifactReplicator {
             let job = job.or_insert_with(|| FetchJob::new(recorded.cloned()));
             if job.is_due() && running < MAX_FETCHES {
                 running += 1;
-                let (blobs, client) = (self.blobs.clone(), self.sources.clone());
+                let (blobs, access) = (self.blobs.clone(), self.sources.clone());
                 let id = id.clone();
                 tracing::info!(%source, "fetching model files");
                 job.start(|bytes| {
                     work.tasks.spawn(async move {
                         let progress = |fetched| bytes.store(fetched, Ordering::Relaxed);
-                        let fetched = fetch(&source, format, &client, &blobs, &progress);
+                        let fetched = fetch(&source, format, &access, &blobs, &progress);
                         let fetched = unless_panicked(fetched).await;
                         let fetched = fetched.unwrap_or(Err(FetchError::Panicked));
                         FinishedJob::Fetched(id, fetched)

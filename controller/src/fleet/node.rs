@@ -204,7 +204,7 @@ impl NodeState {
         };
         Some(ReplicaView {
             node: node.clone(),
-            zone: self.record.spec.zone.clone(),
+            zones: Arc::new(self.record.spec.zones.clone()),
             revision,
             transport: session.link.clone(),
             stats,

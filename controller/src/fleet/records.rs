@@ -33,7 +33,7 @@ impl NodeRecord {
                 disk: None,
                 accelerators: Vec::new(),
                 taints: Vec::new(),
-                zone: None,
+                zones: std::collections::BTreeSet::new(),
                 cores: 2,
                 cpu: "test".into(),
                 platform: "test".into(),

@@ -10,7 +10,7 @@ use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::{Inventory, JoinRequest};
 use tonic::Status;
 
-use crate::fleet::{FleetHandle, FleetView, LinkRecord, NodePhase, NodeRecord};
+use crate::fleet::{FleetHandle, FleetView, LinkRecord, NodePhase, NodeRecord, NodeView};
 
 /// How long a newcomer waits for the end of an earlier link of its name. An agent that was killed and
 /// starts again is faster than the end of its old connection.
@@ -21,7 +21,7 @@ const FLEET_WAIT: Duration = Duration::from_secs(2);
 const EARLIER_LINK_POLL: Duration = Duration::from_millis(50);
 /// The longest identity, version or other short text of a node, in bytes.
 const MAX_TEXT: usize = 256;
-/// The most labels, taints or accelerators of a node.
+/// The most labels, taints, zones or accelerators of a node.
 const MAX_LABELS: usize = 256;
 /// The largest memory or disk that is believed, in bytes: 1 EiB.
 const MAX_BYTES: u64 = 1 << 60;
@@ -34,8 +34,8 @@ const MAX_WATTS: f32 = 1e7;
 ///
 /// # Errors
 /// `UNAVAILABLE` while this controller does not know its fleet, `FAILED_PRECONDITION` if the node belongs to
-/// another fleet, `ALREADY_EXISTS` if another machine of its name
-/// is linked and answers.
+/// another fleet, `ALREADY_EXISTS` if another machine of its name, or one with its identity, is linked and
+/// answers.
 pub(super) async fn check(
     fleet: &FleetHandle,
     name: &NodeName,
@@ -47,7 +47,10 @@ pub(super) async fn check(
     check_fleet(&fleet.peek(), name, fleet_id)?;
     let deadline = Instant::now() + EARLIER_LINK_WAIT;
     loop {
-        let rejected = reject_taken_name(&fleet.peek(), name, record, peer);
+        let view = fleet.peek();
+        let rejected = reject_taken_name(&view, name, record, peer)
+            .and_then(|()| reject_copied_identity(&view, name, record, peer));
+        drop(view);
         if rejected.is_ok() || Instant::now() >= deadline {
             return rejected;
         }
@@ -148,25 +151,61 @@ fn reject_taken_name(
             "another node named '{name}' is part of the fleet{at}: {remedy}"
         )));
     }
+    let Some(earlier) = linked_process(view, node, peer) else {
+        return Ok(());
+    };
+    Err(Status::already_exists(format!(
+        "an agent with the name '{name}' and the same identity is linked from {} and answers, and another one dials from {}: the machine or its data directory was copied. Stop one of them, or give it another --name and an empty --data-dir",
+        earlier.address,
+        host(peer)
+    )))
+}
+
+/// Rejects a machine whose data directory is a copy of that of another node, which is linked.
+fn reject_copied_identity(
+    view: &FleetView,
+    name: &NodeName,
+    record: &NodeRecord,
+    peer: &LinkRecord,
+) -> Result<(), Status> {
+    if record.identity.is_empty() {
+        return Ok(());
+    }
+    let others = view.nodes.values();
+    let mut others =
+        others.filter(|node| node.name != *name && node.record.identity == record.identity);
+    let linked = others.find_map(|node| Some((node, linked_process(view, node, peer)?)));
+    let Some((original, link)) = linked else {
+        return Ok(());
+    };
+    Err(Status::already_exists(format!(
+        "the node '{}' has the same identity and is linked from {}, and '{name}' dials from {}: its data directory was copied. Give this agent an empty --data-dir; if the node was renamed, stop the agent of '{}' first",
+        original.name,
+        link.address,
+        host(peer),
+        original.name
+    )))
+}
+
+/// The link of a node by another process than that of `peer`, if it is connected.
+fn linked_process<'a>(
+    view: &FleetView,
+    node: &'a NodeView,
+    peer: &LinkRecord,
+) -> Option<&'a LinkRecord> {
     let here = node.link.as_ref().filter(|link| link.is_connected());
     let here = here.map(|link| &link.peer);
     // While the store is away, nobody knows whether the links to other controllers are still there.
     let store_answers = view.store_error.is_none();
     let elsewhere = node.remote_links.values().filter(|_| store_answers);
-    let Some(earlier) = here
-        .into_iter()
-        .chain(elsewhere)
-        .find(|earlier| earlier.is_other_process(peer))
-    else {
-        return Ok(());
-    };
-    // Without the port, which changes with each attempt: the same refusal is reported once.
-    let newcomer = peer.address.parse::<SocketAddr>();
-    let newcomer = newcomer.map_or_else(|_| peer.address.clone(), |peer| peer.ip().to_string());
-    Err(Status::already_exists(format!(
-        "an agent with the name '{name}' and the same identity is linked from {} and answers, and another one dials from {newcomer}: the machine or its data directory was copied. Stop one of them, or give it another --name and an empty --data-dir",
-        earlier.address
-    )))
+    let mut links = here.into_iter().chain(elsewhere);
+    links.find(|link| link.is_other_process(peer))
+}
+
+/// The address of a newcomer without the port, which changes with each attempt: the same refusal is reported once.
+fn host(peer: &LinkRecord) -> String {
+    let address = peer.address.parse::<SocketAddr>();
+    address.map_or_else(|_| peer.address.clone(), |peer| peer.ip().to_string())
 }
 
 /// The node's static description, from its join request.
@@ -181,13 +220,10 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
         .ok_or_else(|| Status::invalid_argument("the inventory is missing"))?;
     check_inventory(&inventory)?;
     let taints = request.taints.into_iter();
-    let zone = match request.zone.as_str() {
-        "" => None,
-        zone => Some(
-            ZoneName::new(zone)
-                .map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))?,
-        ),
-    };
+    let zones = request.zones.iter().map(|zone| {
+        ZoneName::new(zone).map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))
+    });
+    let zones = zones.collect::<Result<_, _>>()?;
     Ok(NodeRecord {
         identity: request.identity,
         labels: request.labels.into_iter().collect(),
@@ -198,7 +234,7 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
                     value: taint.value,
                 })
                 .collect(),
-            zone,
+            zones,
             memory: Bytes(inventory.memory_bytes),
             gpus: inventory
                 .gpus
@@ -252,10 +288,15 @@ fn check_texts(request: &JoinRequest) -> Result<(), Status> {
     let mut texts = texts.chain(labels).chain(taints);
     let inventory = request.inventory.as_ref();
     let accelerators = inventory.map_or(0, |i| i.accelerators.len().max(i.gpus.len()));
-    let counts = [request.labels.len(), request.taints.len(), accelerators];
+    let counts = [
+        request.labels.len(),
+        request.taints.len(),
+        request.zones.len(),
+        accelerators,
+    ];
     if texts.any(|text| text.len() > MAX_TEXT) || counts.iter().any(|count| *count > MAX_LABELS) {
         return Err(Status::invalid_argument(format!(
-            "the description of the node has more than {MAX_LABELS} labels or taints, or one of more than {MAX_TEXT} bytes"
+            "the description of the node has more than {MAX_LABELS} labels, taints or zones, or one of more than {MAX_TEXT} bytes"
         )));
     }
     Ok(())

@@ -85,7 +85,7 @@ impl LinkPeer {
     }
 }
 
-/// Sets what the enrolment decides: the zone, and the protected labels.
+/// Sets what the enrolment decides: the zones, and the protected labels.
 ///
 /// # Errors
 /// `PERMISSION_DENIED` if the agent is started with a zone that it was not granted.
@@ -97,16 +97,12 @@ pub(super) fn apply_enrolment(
     let Some(enrolment) = enrolment else {
         return Ok(record);
     };
-    if let Some(zone) = record.spec.zone.as_ref()
-        && !enrolment.zones.contains(zone)
-    {
+    if let Some(zone) = record.spec.zones.difference(&enrolment.zones).next() {
         return Err(Status::permission_denied(format!(
             "the node was not granted the zone '{zone}' when it enrolled: start its agent without --zone, or enrol it again with a token of `flotilla token create --node {name} --zone {zone}`"
         )));
     }
-    if record.spec.zone.is_none() {
-        record.spec.zone = enrolment.zones.first().cloned();
-    }
+    record.spec.zones = enrolment.zones;
     record.labels.extend(enrolment.labels);
     Ok(record)
 }
@@ -134,12 +130,12 @@ mod tests {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
         let applied = apply_enrolment(record.clone(), &name, Some(enrolment.clone())).unwrap();
-        assert_eq!(applied.spec.zone, Some(zone("clinic")));
+        assert_eq!(applied.spec.zones, [zone("clinic")].into());
         assert_eq!(
             (&*applied.labels["site"], &*applied.labels["rack"]),
             ("a", "7")
         );
-        record.spec.zone = Some(zone("bank"));
+        record.spec.zones = [zone("clinic"), zone("bank")].into();
         let refused = apply_enrolment(record.clone(), &name, Some(enrolment)).unwrap_err();
         assert!(refused.message().contains("--zone bank"), "{refused}");
         let plain = apply_enrolment(record.clone(), &name, None).unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use flotilla_core::NodeName;
+use flotilla_identity::random_id;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ impl OpenSessions {
         peer: LinkRecord,
         stop: &CancellationToken,
     ) -> Arc<NodeLink> {
-        let id = format!("{:032x}", fastrand::u128(..));
+        let id = random_id();
         let link = Arc::new(NodeLink::new(
             node,
             SessionId(id.into()),

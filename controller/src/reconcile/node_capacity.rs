@@ -20,7 +20,7 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
         disk: node.disk_budget(),
         labels: &node.record.labels,
         taints: &spec.taints,
-        zone: spec.zone.as_ref(),
+        zones: &spec.zones,
         accelerators: &spec.accelerators,
         schedulability: schedulability(node),
         pressure_factor: f64::from(node.report.load().pressure().factor()),

@@ -1,6 +1,6 @@
 //! The carbon intensity and price of electricity, by privacy zone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -125,10 +125,10 @@ impl Grid {
         }
     }
 
-    /// The rates for nodes of this zone.
+    /// The rates for nodes in these zones: those of the first zone, by name, that has rates of its own.
     #[must_use]
-    pub fn rates(&self, zone: Option<&ZoneName>) -> GridRates {
-        let own = zone.and_then(|zone| self.zones.get(zone));
+    pub fn rates(&self, zones: &BTreeSet<ZoneName>) -> GridRates {
+        let own = zones.iter().find_map(|zone| self.zones.get(zone));
         own.copied().unwrap_or(self.default)
     }
 
@@ -238,14 +238,19 @@ mod tests {
         .unwrap();
         assert!(spec.faults().is_empty());
         let grid = Grid::new(&spec);
-        let clinic = ZoneName::new("clinic").unwrap();
+        let zone = |name| ZoneName::new(name).unwrap();
+        let clinic = [zone("clinic")].into();
+        let none = BTreeSet::new();
         let joules = Joules(10_000.0);
-        assert!((grid.rates(None).co2_grams(joules).unwrap() - 1.0).abs() < 1e-9);
-        assert!((grid.rates(Some(&clinic)).co2_grams(joules).unwrap() - 0.1).abs() < 1e-9);
-        let price = grid.rates(Some(&clinic)).cost(joules).unwrap();
+        assert!((grid.rates(&none).co2_grams(joules).unwrap() - 1.0).abs() < 1e-9);
+        assert!((grid.rates(&clinic).co2_grams(joules).unwrap() - 0.1).abs() < 1e-9);
+        // A zone without rates of its own changes nothing.
+        let several = [zone("a"), zone("clinic")].into();
+        assert_eq!(grid.rates(&several), grid.rates(&clinic));
+        let price = grid.rates(&clinic).cost(joules).unwrap();
         assert!((price.amount - 0.001).abs() < 1e-12);
         assert_eq!(price.currency.as_str(), "EUR");
-        assert_eq!(Grid::default().rates(None).cost(joules), None);
+        assert_eq!(Grid::default().rates(&none).cost(joules), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) fn violated_constraint(
     if node.schedulability == Schedulability::ForceDraining {
         return Some(UnschedulableReason::Draining);
     }
-    if !spec.zones.is_empty() && !node.zone.is_some_and(|zone| spec.zones.contains(zone)) {
+    if !spec.zones.is_empty() && spec.zones.is_disjoint(node.zones) {
         return Some(UnschedulableReason::Zone);
     }
     if let Some(accelerator) = spec.accelerator

@@ -48,8 +48,8 @@ pub struct NodeCapacity<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// Taints that a model must tolerate.
     pub taints: &'a [Taint],
-    /// Privacy zone. `None`: the node is in no zone.
-    pub zone: Option<&'a ZoneName>,
+    /// Privacy zones. Empty: the node is in no zone.
+    pub zones: &'a BTreeSet<ZoneName>,
     /// Accelerators that the node has.
     pub accelerators: &'a [Accelerator],
     /// Which replicas the node may have.

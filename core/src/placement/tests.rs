@@ -33,7 +33,7 @@ struct TestNode {
     gpus: Vec<u64>,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
-    zone: Option<ZoneName>,
+    zones: BTreeSet<ZoneName>,
     accelerators: Vec<Accelerator>,
     schedulability: Schedulability,
 }
@@ -66,7 +66,7 @@ fn node(i: usize, memory: u64) -> TestNode {
         gpus: Vec::new(),
         labels: BTreeMap::new(),
         taints: Vec::new(),
-        zone: None,
+        zones: BTreeSet::new(),
         accelerators: vec![Accelerator::Cpu],
         schedulability: Schedulability::Schedulable,
     }
@@ -106,7 +106,7 @@ impl TestFleet {
             disk: None,
             labels: &node.labels,
             taints: &node.taints,
-            zone: node.zone.as_ref(),
+            zones: &node.zones,
             accelerators: &node.accelerators,
             schedulability: node.schedulability,
             pressure_factor: 1.0,
@@ -584,7 +584,7 @@ fn replica_is_evicted_when_it_violates_a_new_constraint() {
         fleet.settle();
         change(&mut fleet);
         assert_eq!(fleet.solve().evict.len(), 1);
-        fleet.nodes[0].zone = Some(zone.clone());
+        fleet.nodes[0].zones.insert(zone.clone());
         fleet.nodes[0].accelerators.push(Accelerator::Metal);
         fleet.nodes[0].labels.insert("a".into(), "b".into());
         let toleration = Toleration {
@@ -715,12 +715,12 @@ fn running_replica_that_computes_requests_is_not_preempted() {
 
 prop_compose! {
     fn nodes()(
-        parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..7), 1..9),
+        parts in prop::collection::vec((0u64..200, 0usize..3, prop::collection::vec(prop::sample::select(vec!["x", "y"]), 0..3), any::<bool>(), 0u8..7), 1..9),
     ) -> Vec<TestNode> {
-        parts.into_iter().enumerate().map(|(i, (memory, region, zone, tainted, state))| {
+        parts.into_iter().enumerate().map(|(i, (memory, region, zones, tainted, state))| {
             let mut node = node(i, memory);
             node.labels.insert("region".into(), ["a", "b", "c"][region].into());
-            node.zone = ["x", "y"].get(zone).map(|z| ZoneName::new(z).unwrap());
+            node.zones = zones.into_iter().map(|zone| ZoneName::new(zone).unwrap()).collect();
             if tainted {
                 node.taints.push(Taint { key: "t".into(), value: String::new() });
             }
@@ -823,10 +823,7 @@ fn check_constraints(fleet: &TestFleet) -> Result<(), TestCaseError> {
                     .iter()
                     .all(|(k, v)| node.labels.get(k) == Some(v))
             );
-            let in_zone = node
-                .zone
-                .as_ref()
-                .is_some_and(|zone| spec.zones.contains(zone));
+            let in_zone = node.zones.iter().any(|zone| spec.zones.contains(zone));
             prop_assert!(spec.zones.is_empty() || in_zone);
             let tolerated = |taint| spec.tolerations.iter().any(|t| t.tolerates(taint));
             prop_assert!(node.taints.iter().all(tolerated));

@@ -34,8 +34,8 @@ pub struct SpentResources {
 /// What is known of a replica before it gets a request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExpectedReplica<'a> {
-    /// The privacy zone of its node, if it is in one.
-    pub zone: Option<&'a ZoneName>,
+    /// The privacy zones of its node. `None`: it is in no zone.
+    pub zones: Option<&'a BTreeSet<ZoneName>>,
     /// The answer that is expected of it.
     pub answer: ExpectedAnswer,
 }
@@ -71,9 +71,9 @@ impl RequestLimits<'_> {
     /// measured.
     #[must_use]
     pub fn violation(&self, replica: ExpectedReplica<'_>) -> Option<LimitViolation> {
-        let is_inside = |zones: &BTreeSet<ZoneName>| {
-            let zone = replica.zone;
-            zone.is_some_and(|zone| zones.contains(zone))
+        let is_inside = |allowed: &BTreeSet<ZoneName>| {
+            let zones = replica.zones;
+            zones.is_some_and(|zones| !zones.is_disjoint(allowed))
         };
         if !self.zones.is_none_or(is_inside) {
             return Some(LimitViolation::Zone);
@@ -121,8 +121,9 @@ mod tests {
 
     #[test]
     fn each_limit_is_checked_by_itself() {
-        let (clinic, shop) = (zone("clinic"), zone("shop"));
-        let zones = BTreeSet::from([clinic.clone()]);
+        let zones = BTreeSet::from([zone("clinic")]);
+        let clinic_and_shop = BTreeSet::from([zone("clinic"), zone("shop")]);
+        let shop = BTreeSet::from([zone("shop")]);
         let limits = RequestLimits {
             answer: AnswerLimits {
                 min_quality: Some(0.9),
@@ -134,7 +135,7 @@ mod tests {
             spent: SpentResources::default(),
         };
         let good = ExpectedReplica {
-            zone: Some(&clinic),
+            zones: Some(&clinic_and_shop),
             answer: ExpectedAnswer {
                 quality: Some(0.9),
                 seconds: Some(0.5),
@@ -147,8 +148,8 @@ mod tests {
             limits.violation(replica)
         };
         assert_eq!(limits.violation(good), None);
-        for zone in [None, Some(&shop)] {
-            let replica = ExpectedReplica { zone, ..good };
+        for zones in [None, Some(&shop), Some(&BTreeSet::new())] {
+            let replica = ExpectedReplica { zones, ..good };
             assert_eq!(limits.violation(replica), Some(LimitViolation::Zone));
         }
         let violations = [
@@ -184,7 +185,7 @@ mod tests {
             ..RequestLimits::default()
         };
         let replica = ExpectedReplica {
-            zone: None,
+            zones: None,
             answer: ExpectedAnswer {
                 quality: None,
                 seconds: Some(0.6),

@@ -141,10 +141,10 @@ pub struct EngineOptions {
     /// `upstream`: the name that the server has for the model. Default: the model's name in the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// `upstream`: the environment variable of the agent that holds the server's API key. Default: no
-    /// key.
+    /// `upstream`: the name of the secret with the server's API key. The owner of the node gives it to the agent,
+    /// with the hosts that may get it: `--upstream-secret NAME=FILE@HOST`. Default: no key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
+    pub api_key_secret: Option<String>,
     /// `upstream`: the privacy zone of a server that is not on the node. Default: none, so that requests
     /// restricted to zones never go there. A server on the node is in the node's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -246,7 +246,7 @@ impl EngineOptions {
             (self.flash_attention.is_some(), "flashAttention", LLAMA),
             (self.url.is_some(), "url", UPSTREAM),
             (self.model.is_some(), "model", UPSTREAM),
-            (self.api_key_env.is_some(), "apiKeyEnv", UPSTREAM),
+            (self.api_key_secret.is_some(), "apiKeySecret", UPSTREAM),
             (self.zone.is_some(), "zone", UPSTREAM),
             (self.output_tokens.is_some(), "outputTokens", SIMULATED),
             (tokens_per_second, "tokensPerSecond", SIMULATED),

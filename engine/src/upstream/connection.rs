@@ -30,7 +30,7 @@ impl ServerConnection {
             .map_err(|e| LoadError::Server(error::unreachable(&url, &e)))?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(LoadError::Spec(format!(
-                "{url} rejects the API key: set spec.options.apiKeyEnv"
+                "{url} rejects the API key: set spec.options.apiKeySecret, or correct the secret on the node"
             ))),
             _ => Ok(()),
         }

@@ -20,6 +20,7 @@ mod limits;
 mod logprobs;
 mod request;
 mod response;
+mod secrets;
 mod tool_calls;
 
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
 use self::connection::ServerConnection;
+pub use self::secrets::{SecretSyntaxError, UpstreamSecret};
+
 use self::limits::{ServerTimeouts, UpstreamLimits};
 use crate::{
     ComputeDevice, ComputeLocation, Engine, GenerateEvents, LoadControl, LoadError, LoadProgress,
@@ -50,19 +53,24 @@ pub struct UpstreamEngine {
     client: Client,
     /// Uses no proxy.
     direct_client: Client,
+    /// The API keys of servers.
+    secrets: Vec<UpstreamSecret>,
     timeouts: ServerTimeouts,
 }
 
 impl UpstreamEngine {
-    /// Creates an engine with its own connection pools.
+    /// Creates an engine with its own connection pools, whose models may use these secrets.
     ///
     /// # Errors
     /// When the HTTP client cannot be set up.
-    pub fn new() -> Result<Self, LoadError> {
-        Self::with_timeouts(ServerTimeouts::default())
+    pub fn new(secrets: Vec<UpstreamSecret>) -> Result<Self, LoadError> {
+        Self::with_timeouts(secrets, ServerTimeouts::default())
     }
 
-    fn with_timeouts(timeouts: ServerTimeouts) -> Result<Self, LoadError> {
+    fn with_timeouts(
+        secrets: Vec<UpstreamSecret>,
+        timeouts: ServerTimeouts,
+    ) -> Result<Self, LoadError> {
         let builder = || {
             Client::builder()
                 .connect_timeout(timeouts.connect)
@@ -77,6 +85,7 @@ impl UpstreamEngine {
         Ok(Self {
             client: build(builder())?,
             direct_client: build(builder().no_proxy())?,
+            secrets,
             timeouts,
         })
     }
@@ -98,14 +107,10 @@ impl Engine for UpstreamEngine {
         progress("connecting to the server", 0.0);
         let options = &model.spec.options;
         let url = options.url.as_deref().unwrap_or_default();
-        let api_key = match &options.api_key_env {
-            None => None,
-            Some(name) => Some(std::env::var(name).map_err(|_| {
-                LoadError::Spec(format!(
-                    "the agent's environment has no variable {name}, which spec.options.apiKeyEnv names"
-                ))
-            })?),
-        };
+        let secret = options.api_key_secret.as_ref();
+        let api_key = secret
+            .map(|name| secrets::secret_for(&self.secrets, name, url))
+            .transpose()?;
         // A prompt that must stay on the node or in a privacy zone must not pass a proxy outside.
         let is_on_node = options.url_is_loopback();
         let is_confined = is_on_node || options.zone.is_some();

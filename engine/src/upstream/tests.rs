@@ -46,7 +46,7 @@ async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
         silence: Duration::from_millis(300),
         ..ServerTimeouts::default()
     };
-    let engine = UpstreamEngine::with_timeouts(timeouts).unwrap();
+    let engine = UpstreamEngine::with_timeouts(Vec::new(), timeouts).unwrap();
     engine.load(&model, progress, &LoadControl::default()).await
 }
 

@@ -19,7 +19,7 @@ use flotilla_core::generate::{
     ChatMessage, GenerateEvent, GenerateInput, GenerateRequest, SamplingParams,
 };
 use flotilla_core::spec::{Model, ModelSource, ModelSpec};
-use flotilla_engine::{Engine, LoadControl, LoadedModel, MistralEngine};
+use flotilla_engine::{Engine, LoadControl, LoadedModel, LocalEngine};
 use flotilla_tests::{flotilla_binary, repository};
 use futures::StreamExt;
 use futures::future::join_all;
@@ -48,7 +48,7 @@ struct Speed {
 }
 
 async fn compare_with_this_process(path: &std::path::Path, rounds: usize, cores: usize) {
-    let here = load(&MistralEngine::default(), path).await;
+    let here = load(&LocalEngine::default(), path).await;
     let runner = load(&runner_engine(cores), path).await;
     let (mut in_process, mut in_runner) = (Speed::default(), Speed::default());
     for _ in 0..rounds {

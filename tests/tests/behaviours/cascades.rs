@@ -246,7 +246,15 @@ async fn answer_against_the_schema_escalates_but_not_out_of_the_zone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn last_tier_may_be_a_hosted_model_with_an_api_key() {
-    let cluster = Cluster::builder().agents(["n1"]).start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api-key");
+    std::fs::write(&file, "the-key\n").unwrap();
+    let secret = format!("hosted={}@127.0.0.1", file.display());
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agent(AgentSettings::new("n1").args(&["--upstream-secret", &secret]))
+        .start()
+        .await;
     let api = cluster.api();
     serve(&cluster, &api, "small", &unconfident(2, 0)).await;
     serve(
@@ -261,7 +269,7 @@ async fn last_tier_may_be_a_hosted_model_with_an_api_key() {
     let hosted = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "hosted"},
         "spec": {"engine": "upstream", "options": {
-            "url": url, "model": "upstream-model", "apiKeyEnv": "PATH",
+            "url": url, "model": "upstream-model", "apiKeySecret": "hosted",
         }},
     });
     api.apply(&hosted).await;

@@ -29,22 +29,29 @@ async fn copied_machine_is_refused_and_the_first_one_keeps_its_link() {
     serve(&cluster, &api, "m", &json!({})).await;
     copy_data_dir(&cluster.dir().join("n1"), &cluster.dir().join("copy"));
     let link = cluster.link_address().to_string();
-    let args = [
-        "agent",
-        "--join",
-        &link,
-        "--name",
-        "n1",
-        "--data-dir",
-        "copy",
-    ];
-    let args = [&args[..], &["--metrics", "off"]].concat();
-    let mut copy = Process::start(cluster.dir(), &args);
-    let line = copy.wait_for_line("the machine or its data directory was copied");
-    assert!(
-        line.contains("ERROR") && line.contains("is linked from 127.0.0.1:"),
-        "{line}"
-    );
+    // Under another name, too: both would have one node's identity.
+    for (name, reason) in [
+        ("n2", "its data directory was copied"),
+        ("n1", "the machine or its data directory was copied"),
+    ] {
+        let args = [
+            "agent",
+            "--join",
+            &link,
+            "--name",
+            name,
+            "--data-dir",
+            "copy",
+        ];
+        let args = [&args[..], &["--metrics", "off"]].concat();
+        let mut copy = Process::start(cluster.dir(), &args);
+        let line = copy.wait_for_line(reason);
+        assert!(
+            line.contains("ERROR") && line.contains("is linked from 127.0.0.1:"),
+            "{line}"
+        );
+        copy.stop();
+    }
     let url = cluster.url();
     let listed = Process::start(cluster.dir(), &["get", "nodes", "--url", &url])
         .wait()
@@ -52,8 +59,8 @@ async fn copied_machine_is_refused_and_the_first_one_keeps_its_link() {
     assert!(listed.contains("the node 'n1' at 127.0.0.1:"), "{listed}");
     assert!(listed.contains("was copied"), "{listed}");
     let nodes = api.nodes().await;
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
     assert_eq!(nodes[0]["status"]["phase"], "Ready");
-    copy.stop();
     let agent = cluster.agent_mut("n1");
     agent.signal(libc::SIGINT);
     let (_, output) = agent.wait();

@@ -614,3 +614,60 @@ async fn a_restored_fleet_keeps_its_authority_and_its_nodes() {
     let node = api_works.await.expect("the node comes back by itself");
     assert!(node["spec"].to_string().contains("clinic"), "{node}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolled_node_links_to_a_controller_that_starts_while_etcd_is_away() {
+    let mut fleet = ProtectedFleet::start(Some(Etcd::start()), 1);
+    let token = fleet.token(&[]);
+    let _agent = fleet.agent("n1", 0, &token, &[]);
+    let api = fleet.api(0);
+    wait_for_phase(&api, "n1", "Ready").await;
+    serve(&api, "m").await;
+    let lost = fleet.controllers.remove(0);
+    // It saves what it knows before it ends.
+    lost.process.stop();
+    fleet.etcd.as_mut().unwrap().kill();
+    let store = fleet.etcd.as_ref().map(|etcd| etcd.store().to_string());
+    let dir = fleet.dir.path();
+    let controller = start_controller(dir, &lost.data_dir, lost.http, lost.link, store, &[]);
+    fleet.controllers.push(controller);
+    let api = fleet.api(0);
+    wait_for_phase(&api, "n1", "Ready").await;
+    let answers =
+        find_in_time(async || (api.chat("m", "hi", false).await.status() == 200).then_some(()));
+    answers.await.expect("requests are answered");
+    let refused = fleet.run(&["token", "create"]);
+    assert!(!refused.status.success(), "{}", text(&refused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_of_flotilla_up_enrol_by_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(
+        flotilla(dir.path(), &["secret", "create", "secret"], None)
+            .status
+            .success()
+    );
+    let http = free_address();
+    let (address, models) = (http.to_string(), dir.path().join("none.yaml"));
+    std::fs::write(&models, simulated_model("m", 1, &json!({})).to_string()).unwrap();
+    let mut args = vec!["up", "--http", &address, "--data-dir", "up", "--nodes", "2"];
+    args.extend([
+        "--secret-file",
+        "secret",
+        "--models",
+        models.to_str().unwrap(),
+    ]);
+    for _ in 0..2 {
+        let mut up = Process::start(dir.path(), &args);
+        up.wait_for_line("Flotilla is up");
+        up.wait_for_line(&format!("https://{http}/v1"));
+        let authority = std::fs::read(dir.path().join("up/controller/authority.crt")).unwrap();
+        let api = Api::with_authority(http, &authority);
+        assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+        for node in api.nodes().await {
+            assert_eq!(node["status"]["enrolment"], "Enrolled", "{node}");
+        }
+        up.stop();
+    }
+}

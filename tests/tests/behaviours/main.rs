@@ -29,6 +29,7 @@ mod model_life_cycle;
 mod node_faults;
 mod one_fleet;
 mod operator_mistakes;
+mod owners_limits;
 mod placement;
 mod privacy_zones;
 mod prometheus;

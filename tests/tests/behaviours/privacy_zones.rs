@@ -44,7 +44,9 @@ async fn request_of_a_zoned_task_is_refused_when_no_replica_is_in_the_zone() {
         error_code(api.post(CHAT_PATH, &pinned("task:medical", "shop")).await).await;
     assert_eq!((status, code), (403, json!("zone_not_allowed")));
 
-    cluster.start_agent(AgentSettings::new("clinic").args(&["--zone", "patients"]));
+    // A node in several zones serves the requests of each.
+    let zones = ["--zone", "branch", "--zone", "patients"];
+    cluster.start_agent(AgentSettings::new("clinic").args(&zones));
     cluster.wait_until_ready(&["open", "clinic"]).await;
     model["spec"]["replicas"] = json!(2);
     api.apply(&model).await;
@@ -52,8 +54,10 @@ async fn request_of_a_zoned_task_is_refused_when_no_replica_is_in_the_zone() {
     for _ in 0..10 {
         let response = api.chat("task:medical", "a diagnosis", false).await;
         assert_eq!(header(&response, "x-flotilla-node"), "clinic");
-        let response = api.post(CHAT_PATH, &pinned("m", "patients")).await;
-        assert_eq!(header(&response, "x-flotilla-node"), "clinic");
+        for zone in ["patients", "branch"] {
+            let response = api.post(CHAT_PATH, &pinned("m", zone)).await;
+            assert_eq!(header(&response, "x-flotilla-node"), "clinic");
+        }
     }
     cluster.stop().await;
 }

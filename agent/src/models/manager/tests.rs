@@ -75,6 +75,7 @@ impl TestManager {
             ),
         };
         let settings = ArtifactSettings {
+            model_roots: vec!["/".into()],
             dir: "/nowhere".into(),
             fetch_rate: None,
             disk: None,
@@ -82,7 +83,11 @@ impl TestManager {
             retention: Duration::ZERO,
         };
         let artifacts = ArtifactStore::new(settings, Arc::new(NoSources::default()));
-        let manager = ModelManager::new(Engines::new(runners, 1.0).unwrap(), artifacts, config);
+        let manager = ModelManager::new(
+            Engines::new(runners, 1.0, Vec::new()).unwrap(),
+            artifacts,
+            config,
+        );
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(None);
         let stop = CancellationToken::new();

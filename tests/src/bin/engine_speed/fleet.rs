@@ -79,6 +79,8 @@ impl Fleet {
             "n1",
             "--data-dir",
             &data,
+            "--model-root",
+            "/",
         ];
         let agent = Process::start(dir.path(), &args);
         let resource = Resource::from_json(json!({
