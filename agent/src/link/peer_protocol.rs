@@ -34,7 +34,7 @@ pub(super) enum PeerProtocol {
     )]
     FlotillaHttps,
     #[error(
-        "a server with TLS answers there, and this agent's links have none: --join takes the address of a controller's --link, port 7070 by default, without a TLS proxy between"
+        "a server with TLS answers there, and links have no TLS without --token-file: --join takes the address of a controller's --link, port 7070 by default, without a TLS proxy between"
     )]
     Tls,
 }

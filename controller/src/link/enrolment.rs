@@ -7,8 +7,8 @@ use std::time::Duration;
 use flotilla_core::{NodeName, ZoneName};
 use flotilla_identity::authority::{Authority, AuthorityError, PeerCertificate, PeerIdentity};
 use flotilla_identity::enrolment::{
-    Credential, Enrolment, EnrolmentDecision, EnrolmentRequest, JoinTokenRecord, decide_enrolment,
-    decide_join,
+    Credential, Enrolment, EnrolmentDecision, EnrolmentRefusal, EnrolmentRequest, JoinTokenRecord,
+    decide_enrolment, decide_join,
 };
 use flotilla_proto::v1::enrol_request;
 use flotilla_proto::v1::{CertificateResponse, EnrolRequest, RenewCertificateRequest};
@@ -119,7 +119,7 @@ impl Enroller {
                 Err(refusal) => {
                     let reason = refusal.to_string();
                     // Those who have no token of the fleet cannot fill the list that people read.
-                    if token_record.is_some() {
+                    if refusal != EnrolmentRefusal::UnknownToken {
                         let refusal = JoinRefusal {
                             node: request.name.clone(),
                             address: address.to_owned(),
