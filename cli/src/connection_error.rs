@@ -50,7 +50,7 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
             certificate_problem(&cause, host)
         ),
         ConnectionProblem::Tls => format!(
-            "no TLS connection to {shown} ({cause}): a controller without --secret-file and --tls-cert has no TLS; use http:// there"
+            "no TLS connection to {shown} ({cause}): a controller has TLS only if it is started with a certificate; use http:// otherwise"
         ),
         ConnectionProblem::NotHttp => format!(
             "{host}:{port} does not answer in HTTP: give the address of a controller's --http (port 8080 by default), not of its --link, https:// where the controller has TLS, and https:// where a proxy adds TLS"

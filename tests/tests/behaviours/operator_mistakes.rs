@@ -26,6 +26,7 @@ fn agent(cluster: &Cluster, address: &str) -> Process {
         "n1",
     ];
     let log = [
+        "--insecure",
         "--metrics",
         "off",
         "--log",
