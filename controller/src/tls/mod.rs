@@ -1,7 +1,7 @@
 //! TLS of both ports: the fleet's certificate authority, this controller's certificate, and an outside PKI's.
 //!
-//! [`TlsKeeper`](keeper::TlsKeeper) makes the authority once, opens it with the fleet's secret, and issues this
-//! controller's certificate anew before it expires. Everybody else holds a [`TlsHandle`], which has the newest
+//! `TlsKeeper` makes the authority once, opens it with the fleet's secret, and issues this
+//! controller's certificate anew before it expires. Everybody else holds a `TlsHandle`, which has the newest
 //! configurations: a connection uses those that are there when it begins, and none is cut when they change.
 
 mod controller_client;
