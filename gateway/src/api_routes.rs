@@ -16,7 +16,7 @@ use crate::json_response::json_response;
 /// Errors that every route can have.
 const COMMON_ERRORS: [u16; 3] = [400, 405, 500];
 /// Errors that a route with a request body can have besides.
-const BODY_ERRORS: [u16; 2] = [413, 415];
+const BODY_ERRORS: [u16; 3] = [408, 413, 415];
 
 /// Returns a schema, or a reference to it.
 type SchemaFunction = fn(&mut SchemaGenerator) -> Schema;
