@@ -8,6 +8,7 @@
 //! crate `flotilla-dispatch`, which works on the part of the view that [`fleet`] publishes for it.
 //! Start reading at [`Controller::start`].
 
+mod access;
 pub mod admin;
 mod advertised_address;
 pub mod artifacts;
