@@ -19,6 +19,7 @@ use crate::admin;
 use crate::admin::OtherControllers;
 use crate::admin::datasets::DatasetsState;
 use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
+use crate::audit::{AuditFiles, AuditLog};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, AdminSocket, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
@@ -30,7 +31,7 @@ use crate::registrar::Registrar;
 use crate::store::{MonitoredStore, Store};
 use crate::store_follower::StoreFollower;
 use crate::traffic::TrafficLog;
-use crate::{dashboard, epoch, leader, pending, reconcile, scrape};
+use crate::{dashboard, epoch, leader, login, pending, reconcile, scrape};
 
 /// A controller while it starts: its tasks, and what they share.
 pub(crate) struct Startup {
@@ -186,11 +187,15 @@ impl Startup {
         let decisions = admin::decisions::router(dispatcher.clone(), others.clone(), max_body);
         let datasets = admin::datasets::router(DatasetsState {
             datasets,
-            others,
+            others: others.clone(),
             dispatcher: dispatcher.clone(),
             classifier: classifier.clone(),
         });
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
+        let files = AuditFiles::in_dir(&self.config.data_dir);
+        let (audit, write_audit) = AuditLog::new(files.clone(), self.stop.clone());
+        self.tasks.spawn(write_audit);
+        let audit_routes = admin::audit::router(files, others);
         let backend = CutOffBackend {
             inner: dispatcher,
             cut: self.cut.clone(),
@@ -199,6 +204,7 @@ impl Startup {
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
             .merge(dashboard::router())
+            .merge(login::router(fleet.clone()))
             .merge(admin::router(
                 fleet.clone(),
                 self.store.clone(),
@@ -208,10 +214,13 @@ impl Startup {
                 self.drain.clone(),
             ))
             .merge(decisions)
+            .merge(audit_routes)
             .merge(datasets);
         let http_api = &self.config.http_api;
         let access = ControllerAccess {
             fleet: fleet.clone(),
+            controller: self.id.as_str().into(),
+            audit,
             require_keys: http_api.require_keys,
             hosts: Arc::new(self.allowed_hosts()),
             origins: http_api.cors_origins.as_slice().into(),

@@ -39,7 +39,9 @@ impl AccessScope {
     /// Whether a model may answer.
     #[must_use]
     pub fn allows_model(&self, model: &ModelName) -> bool {
-        self.models.as_ref().is_none_or(|models| models.contains(model))
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.contains(model))
     }
 
     /// Whether a request may belong to a task.
@@ -83,7 +85,11 @@ impl fmt::Display for AccessScope {
             part("zones", self.zones.as_ref()),
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
-        f.write_str(&if parts.is_empty() { "all".to_owned() } else { parts.join("; ") })
+        f.write_str(&if parts.is_empty() {
+            "all".to_owned()
+        } else {
+            parts.join("; ")
+        })
     }
 }
 
@@ -92,7 +98,10 @@ mod tests {
     use super::*;
 
     fn zones(names: &[&str]) -> BTreeSet<ZoneName> {
-        names.iter().map(|name| ZoneName::new(name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| ZoneName::new(name).unwrap())
+            .collect()
     }
 
     #[test]
@@ -102,7 +111,10 @@ mod tests {
             ..AccessScope::default()
         };
         assert_eq!(scope.narrow_zones(None), Some(zones(&["a", "b"])));
-        assert_eq!(scope.narrow_zones(Some(zones(&["b", "c"]))), Some(zones(&["b"])));
+        assert_eq!(
+            scope.narrow_zones(Some(zones(&["b", "c"]))),
+            Some(zones(&["b"]))
+        );
         assert_eq!(scope.narrow_zones(Some(zones(&["c"]))), Some(zones(&[])));
         assert_eq!(AccessScope::default().narrow_zones(None), None);
     }

@@ -17,12 +17,26 @@ use crate::ApiError;
 
 /// Decides which requests are handled. Cheap to clone.
 pub trait AccessControl: Clone + Send + Sync + 'static {
+    /// What is remembered of a request until its response is there.
+    type Observation: Send;
+
+    /// Begins to observe a request, before it is handled or refused.
+    fn observe(&self, request: &Parts, action: Option<Action>) -> Self::Observation;
+
     /// Returns who sends a request, if it may perform `action`. `None`: there is nothing at its path, or nothing for
     /// its method.
     ///
     /// # Errors
     /// The response to a request that is refused.
     fn admit(&self, request: &Parts, action: Option<Action>) -> Result<Principal, ApiError>;
+
+    /// Ends an observation with the head of the response, and who has sent the request. `None`: nobody was identified.
+    fn record(
+        &self,
+        observation: Self::Observation,
+        principal: Option<&Principal>,
+        response: &Response,
+    );
 }
 
 /// The action of each route.
@@ -48,7 +62,7 @@ impl RouteActions {
     }
 }
 
-/// Handles a request if `control` admits it.
+/// Handles a request if `control` admits it, and has the result recorded.
 pub(crate) async fn check_access(
     control: impl AccessControl,
     actions: Arc<RouteActions>,
@@ -58,13 +72,18 @@ pub(crate) async fn check_access(
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>();
     let action = path.and_then(|path| actions.of(&parts.method, path.as_str()));
-    match control.admit(&parts, action) {
+    let observation = control.observe(&parts, action);
+    let (principal, response) = match control.admit(&parts, action) {
         Ok(principal) => {
-            parts.extensions.insert(Arc::new(principal));
-            next.run(Request::from_parts(parts, body)).await
+            let principal = Arc::new(principal);
+            parts.extensions.insert(principal.clone());
+            let response = next.run(Request::from_parts(parts, body)).await;
+            (Some(principal), response)
         }
-        Err(error) => error.into_response(),
-    }
+        Err(error) => (None, error.into_response()),
+    };
+    control.record(observation, principal.as_deref(), &response);
+    response
 }
 
 /// The sender of a request, with the headers that it has sent.
@@ -112,6 +131,12 @@ pub(crate) mod tests {
     pub(crate) struct OpenAccess;
 
     impl AccessControl for OpenAccess {
+        type Observation = ();
+
+        fn observe(&self, _: &Parts, _: Option<Action>) {}
+
+        fn record(&self, (): (), _: Option<&Principal>, _: &Response) {}
+
         fn admit(&self, _: &Parts, _: Option<Action>) -> Result<Principal, ApiError> {
             Ok(Principal::admin(Subject::Anonymous))
         }

@@ -326,7 +326,9 @@ impl Operation {
             "responses": responses,
         });
         if self.action != Action::Public {
-            let roles = Role::ALL.into_iter().filter(|role| role.allows(self.action));
+            let roles = Role::ALL
+                .into_iter()
+                .filter(|role| role.allows(self.action));
             let roles: Vec<_> = roles.map(Role::as_str).collect();
             // A fleet that requires no keys needs none.
             description["security"] = json!([{}, {"key": roles}]);

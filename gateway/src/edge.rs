@@ -24,8 +24,7 @@ use crate::{ApiError, ApiRoutes};
 pub fn add_edge(routes: ApiRoutes, origins: &[CorsOrigin], access: impl AccessControl) -> Router {
     let (router, actions) = routes.into_router();
     let actions = Arc::new(actions);
-    let check =
-        move |request, next| check_access(access.clone(), actions.clone(), request, next);
+    let check = move |request, next| check_access(access.clone(), actions.clone(), request, next);
     let routes = router
         .fallback(path_not_found)
         .method_not_allowed_fallback(method_not_allowed)

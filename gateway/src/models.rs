@@ -169,7 +169,8 @@ mod tests {
             ("task:No/Name", "task_not_found"),
         ] {
             let error = get(&ListBackend, &AccessScope::default(), name)
-                .unwrap_err().json();
+                .unwrap_err()
+                .json();
             let error: Value = serde_json::from_slice(&error).unwrap();
             assert_eq!(error["error"]["code"], code, "{name}");
         }

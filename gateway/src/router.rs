@@ -250,7 +250,11 @@ mod tests {
     #[tokio::test]
     async fn panic_of_a_handler_is_an_error_response() {
         let tracer = Telemetry::disabled().tracer();
-        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[], OpenAccess);
+        let router = add_edge(
+            router(PanickingBackend, ApiConfig::default(), tracer),
+            &[],
+            OpenAccess,
+        );
         let body = r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#;
         let request = http::Request::post("/v1/chat/completions")
             .body(Body::from(body))
@@ -265,7 +269,11 @@ mod tests {
     #[tokio::test]
     async fn controller_that_is_not_ready_says_when_to_ask_again() {
         let tracer = Telemetry::disabled().tracer();
-        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[], OpenAccess);
+        let router = add_edge(
+            router(PanickingBackend, ApiConfig::default(), tracer),
+            &[],
+            OpenAccess,
+        );
         for path in ["/readyz", "/v1/models"] {
             let request = http::Request::get(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();

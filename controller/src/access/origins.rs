@@ -38,6 +38,12 @@ pub(super) fn check(request: &Parts, listed: &[CorsOrigin]) -> Result<(), ApiErr
     ))
 }
 
+/// Whether a request names an origin, and that of the controller's own page.
+pub(super) fn names_own(request: &Parts) -> bool {
+    let origin = request.headers.get(ORIGIN);
+    origin.is_some_and(|origin| is_own(origin, named_host(request)))
+}
+
 /// Whether an origin is that of the controller's own page, which is at the `host` that the request names. A proxy may
 /// have added TLS, so that the scheme may differ.
 fn is_own(origin: &HeaderValue, host: Option<&str>) -> bool {
@@ -70,9 +76,17 @@ mod tests {
         let own = Some("http://fleet:8080");
         let listed = Some("https://chat.example");
         for path in ["/v1/chat/completions", "/api/v1/apply"] {
-            assert!(is_allowed("POST", path, None), "clients that are no browsers");
+            assert!(
+                is_allowed("POST", path, None),
+                "clients that are no browsers"
+            );
             assert!(is_allowed("POST", path, own));
-            for foreign in ["https://evil.example", "null", "http://fleet:9090", "http://fleet"] {
+            for foreign in [
+                "https://evil.example",
+                "null",
+                "http://fleet:9090",
+                "http://fleet",
+            ] {
                 assert!(!is_allowed("POST", path, Some(foreign)), "{foreign}");
                 assert!(!is_allowed("DELETE", path, Some(foreign)), "{foreign}");
                 assert!(is_allowed("GET", path, Some(foreign)), "{foreign}");

@@ -79,7 +79,11 @@ pub(crate) fn router(state: DatasetsState) -> ApiRoutes {
     };
     ApiRoutes::new()
         .route(
-            merged(Action::Read, "/api/v1/datasets", "Counts the records of datasets"),
+            merged(
+                Action::Read,
+                "/api/v1/datasets",
+                "Counts the records of datasets",
+            ),
             get(list),
         )
         .route(

@@ -11,7 +11,9 @@ use flotilla_core::access::AccessScope;
 use flotilla_core::dataset::Feedback;
 use flotilla_core::generate::RequestError;
 use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher, FeedbackError};
-use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Caller, Operation, RouteBody, RouteQuery, read_json};
+use flotilla_gateway::{
+    ApiError, ApiPath, ApiRoutes, Caller, Operation, RouteBody, RouteQuery, read_json,
+};
 use flotilla_identity::keys::Action;
 use flotilla_telemetry::clock::unix_millis;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -74,8 +76,8 @@ pub(crate) fn router(
         "/v1/decisions/{id}",
         "Returns a recorded decision",
     )
-        .returns::<JsonObject>(200)
-        .errors(&[404, 502]);
+    .returns::<JsonObject>(200)
+    .errors(&[404, 502]);
     let feedback_operation = Operation::new(
         Action::Infer,
         "post",

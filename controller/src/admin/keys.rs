@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation, read_json};
+use axum::{Extension, Json};
+use flotilla_core::access::AccessScope;
+use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Caller, Operation, read_json};
 use flotilla_identity::keys::{Action, KeyError, KeyId, KeyRecord, NewKey};
 use flotilla_telemetry::clock::unix_seconds;
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resources::{MAX_RESOURCE, ResourceList};
 use super::router::JsonObject;
 use super::state::AdminState;
 use super::watch::wait_until_synced;
+use crate::audit::ChangedObjects;
 
 /// A key that was just created: the only time that its secret is shown.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,29 +32,71 @@ pub struct CreatedKey {
     pub record: KeyRecord,
 }
 
+/// Who sends a request.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PrincipalResource {
+    /// The sender, such as `key ci (0123456789ab)`, or `open` where the fleet requires no keys.
+    pub name: String,
+    /// The role: `inference`, `viewer`, `operator` or `admin`.
+    pub role: String,
+    /// What requests to models may use.
+    pub scope: AccessScope,
+}
+
+/// `GET /api/v1/whoami`.
+async fn whoami(Caller { principal, .. }: Caller) -> Json<PrincipalResource> {
+    Json(PrincipalResource {
+        name: principal.subject.to_string(),
+        role: principal.role.to_string(),
+        scope: AccessScope::clone(&principal.scope),
+    })
+}
+
 /// The routes of keys.
 pub(super) fn routes() -> ApiRoutes<AdminState> {
     let operation =
         |method, path, summary| Operation::new(Action::Administer, method, path, summary);
+    let whoami_operation = Operation::new(
+        Action::Identified,
+        "get",
+        "/api/v1/whoami",
+        "Returns who sends the request",
+    );
     ApiRoutes::new()
         .route(
-            operation("get", "/api/v1/keys", "Lists the API keys, without their secrets")
-                .returns::<JsonObject>(200)
-                .errors(&[503]),
+            whoami_operation.returns::<PrincipalResource>(200),
+            get(whoami),
+        )
+        .route(
+            operation(
+                "get",
+                "/api/v1/keys",
+                "Lists the API keys, without their secrets",
+            )
+            .returns::<JsonObject>(200)
+            .errors(&[503]),
             get(list),
         )
         .route(
-            operation("post", "/api/v1/keys", "Creates an API key, and returns it once")
-                .body::<JsonObject>()
-                .returns::<JsonObject>(201)
-                .errors(&[409, 503, 507]),
+            operation(
+                "post",
+                "/api/v1/keys",
+                "Creates an API key, and returns it once",
+            )
+            .body::<JsonObject>()
+            .returns::<JsonObject>(201)
+            .errors(&[409, 503, 507]),
             post(create),
         )
         .route(
-            operation("put", "/api/v1/keys/{id}", "Restores the record of an API key")
-                .body::<JsonObject>()
-                .returns_nothing(204)
-                .errors(&[409, 503, 507]),
+            operation(
+                "put",
+                "/api/v1/keys/{id}",
+                "Restores the record of an API key",
+            )
+            .body::<JsonObject>()
+            .returns_nothing(204)
+            .errors(&[409, 503, 507]),
             put(restore),
         )
         .route(
@@ -81,7 +126,12 @@ async fn create(State(state): State<AdminState>, body: Body) -> Result<Response,
             new.name
         );
         let (status, code) = (StatusCode::CONFLICT, Some("conflict"));
-        return Err(ApiError::new(status, "invalid_request_error", code, message));
+        return Err(ApiError::new(
+            status,
+            "invalid_request_error",
+            code,
+            message,
+        ));
     }
     let (text, record) = new.generate(unix_seconds()).map_err(not_created)?;
     let written = state.desired.put_key(&record).await;
@@ -89,8 +139,9 @@ async fn create(State(state): State<AdminState>, body: Body) -> Result<Response,
     let key = text.expose();
     // Nothing between the controller and the client may keep the secret.
     let headers = [(CACHE_CONTROL, "no-store")];
+    let changed = Extension(ChangedObjects(vec![format!("key/{}", record.id)]));
     let created = CreatedKey { key, record };
-    Ok((StatusCode::CREATED, headers, Json(created)).into_response())
+    Ok((StatusCode::CREATED, headers, changed, Json(created)).into_response())
 }
 
 fn not_created(error: KeyError) -> ApiError {

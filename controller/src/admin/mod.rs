@@ -11,6 +11,7 @@ mod apply_plan;
 mod apply_result;
 mod apply_warnings;
 mod artifacts;
+pub(crate) mod audit;
 mod batch;
 mod classifier;
 mod controllers;
@@ -48,8 +49,8 @@ pub use controllers::ControllerResource;
 pub use datasets::{DatasetDeletion, DatasetSummary};
 pub use decisions::DryRunResult;
 pub use desired_state::DesiredStateWriter;
-pub use keys::CreatedKey;
 pub use fleet::{FleetIdentity, NewFleetId};
+pub use keys::{CreatedKey, PrincipalResource};
 pub use model_status::{ModelStatus, ReplicaStatus};
 pub use models::{AssignmentStatus, ModelResource};
 pub use nodes::{

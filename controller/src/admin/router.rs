@@ -124,17 +124,27 @@ fn resource_routes() -> ApiRoutes<AdminState> {
 fn batch_routes() -> ApiRoutes<AdminState> {
     ApiRoutes::new()
         .route(
-            Operation::new(Action::Operate, "post", "/api/v1/apply", "Applies many resources")
-                .body::<batch::ApplyBatch>()
-                .returns::<JsonObject>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/apply",
+                "Applies many resources",
+            )
+            .body::<batch::ApplyBatch>()
+            .returns::<JsonObject>(200)
+            .errors(&[409, 503, 507]),
             post(batch::apply),
         )
         .route(
-            Operation::new(Action::Operate, "post", "/api/v1/delete", "Deletes many resources")
-                .body::<batch::DeleteBatch>()
-                .returns::<batch::DeleteBatchReply>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/delete",
+                "Deletes many resources",
+            )
+            .body::<batch::DeleteBatch>()
+            .returns::<batch::DeleteBatchReply>(200)
+            .errors(&[409, 503, 507]),
             post(batch::delete),
         )
 }
@@ -171,8 +181,8 @@ fn status_routes() -> ApiRoutes<AdminState> {
                 "/api/v1/fleet",
                 "Returns the identity of the fleet",
             )
-                .returns::<fleet::FleetIdentity>(200)
-                .errors(&[503]),
+            .returns::<fleet::FleetIdentity>(200)
+            .errors(&[503]),
             get(fleet::get),
         )
         .route(
@@ -218,12 +228,17 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
             get(artifacts::manifests),
         )
         .route(
-            Operation::new(Action::Operate, "put", "/api/v1/artifacts/{name}", "Publishes an artifact")
-                .query::<artifacts::PublishQuery>()
-                .body::<JsonObject>()
-                .returns::<MissingFilesSchema>(201)
-                .returns::<MissingFilesSchema>(202)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "put",
+                "/api/v1/artifacts/{name}",
+                "Publishes an artifact",
+            )
+            .query::<artifacts::PublishQuery>()
+            .body::<JsonObject>()
+            .returns::<MissingFilesSchema>(201)
+            .returns::<MissingFilesSchema>(202)
+            .errors(&[409, 503, 507]),
             put(artifacts::put),
         )
         .route(

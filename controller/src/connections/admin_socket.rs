@@ -84,7 +84,10 @@ impl AdminSocket {
             tasks.spawn(async move {
                 let peer = Peer::Socket { user };
                 if let Err(error) = serve(stream, peer, connection, api, drain).await {
-                    tracing::debug!(error, "a connection of the admin socket has ended with an error");
+                    tracing::debug!(
+                        error,
+                        "a connection of the admin socket has ended with an error"
+                    );
                 }
             });
         }

@@ -94,6 +94,9 @@ pub enum AuthError {
         "The API key is not one of this fleet: it may be mistyped or revoked. An admin lists the keys with `flotilla key list`."
     )]
     Invalid,
+    /// The session of the page has ended, or its key was revoked.
+    #[error("The session has ended: log in again.")]
+    SessionEnded,
     /// The key has expired.
     #[error("The API key has expired: an admin creates another one with `flotilla key create`.")]
     Expired,
@@ -113,14 +116,19 @@ pub fn authenticate(text: &str, keys: &KeyMap, now: u64) -> Result<Principal, Au
     if record.is_expired(now) {
         return Err(AuthError::Expired);
     }
-    Ok(Principal {
+    Ok(principal_of(record))
+}
+
+/// The holder of a key.
+pub(super) fn principal_of(record: &KeyRecord) -> Principal {
+    Principal {
         subject: Subject::Key {
             id: record.id.clone(),
             name: record.name.clone(),
         },
         role: record.role,
         scope: Arc::new(record.scope.clone()),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +155,10 @@ mod tests {
         assert_eq!(principal.role, Role::Viewer);
         assert!(principal.subject.to_string().starts_with("key ci ("));
         assert_eq!(authenticate(&text, &keys, 200), Err(AuthError::Expired));
-        assert_eq!(authenticate(&text, &KeyMap::new(), 199), Err(AuthError::Invalid));
+        assert_eq!(
+            authenticate(&text, &KeyMap::new(), 199),
+            Err(AuthError::Invalid)
+        );
     }
 
     #[test]
@@ -158,7 +169,10 @@ mod tests {
         for now in [100, 300] {
             assert_eq!(authenticate(&wrong, &keys, now), Err(AuthError::Invalid));
         }
-        assert_eq!(authenticate("sk-other", &keys, 100), Err(AuthError::Invalid));
+        assert_eq!(
+            authenticate("sk-other", &keys, 100),
+            Err(AuthError::Invalid)
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! How the controllers of a fleet identify themselves to each other: a token that each of them can make and check,
 //! signed with a secret that all of them read from the store.
 //!
+//! The secret also signs the sessions of the page; see [`Session`](super::Session).
+//!
 //! A token is for one request: its method and path are signed with it, and it is accepted for a minute.
 
 use aws_lc_rs::error::Unspecified;
@@ -67,6 +69,17 @@ impl ControllerSecret {
         let is_current = expires > now && expires <= now.saturating_add(2 * LIFETIME);
         is_current && hmac::verify(&self.0, message(request, expires).as_bytes(), &tag).is_ok()
     }
+
+    /// Signs a session, so that its signature is never one of a token.
+    pub(super) fn sign_session(&self, session: &str) -> Vec<u8> {
+        let tag = hmac::sign(&self.0, session_message(session).as_bytes());
+        tag.as_ref().to_vec()
+    }
+
+    /// Whether a signature is that of a session.
+    pub(super) fn verify_session(&self, session: &str, signature: &[u8]) -> bool {
+        hmac::verify(&self.0, session_message(session).as_bytes(), signature).is_ok()
+    }
 }
 
 impl std::fmt::Debug for ControllerSecret {
@@ -75,9 +88,16 @@ impl std::fmt::Debug for ControllerSecret {
     }
 }
 
+fn session_message(session: &str) -> String {
+    format!("session\n{session}")
+}
+
 /// What is signed. Neither a method nor a path has a line break.
 fn message(request: TokenUse<'_>, expires: u64) -> String {
-    format!("controller-token\n{expires}\n{}\n{}", request.method, request.path)
+    format!(
+        "controller-token\n{expires}\n{}\n{}",
+        request.method, request.path
+    )
 }
 
 #[cfg(test)]
@@ -98,7 +118,13 @@ mod tests {
         assert!(!secret.verify(&token, request("GET", "/api/v1/keys"), 1_000));
         let other = ControllerSecret::parse(&ControllerSecret::generate().unwrap()).unwrap();
         assert!(!other.verify(&token, get, 1_000));
-        for text in ["", "fltc_", "fltc_9_", "fltc_x_00", "fltc_99999999999999999999_00"] {
+        for text in [
+            "",
+            "fltc_",
+            "fltc_9_",
+            "fltc_x_00",
+            "fltc_99999999999999999999_00",
+        ] {
             assert!(!secret.verify(text, get, 1_000), "{text}");
         }
     }

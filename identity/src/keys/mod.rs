@@ -9,6 +9,7 @@ mod key_text;
 mod new_key;
 mod record;
 mod role;
+mod session;
 
 pub use authenticate::{AuthError, KeyMap, Principal, Subject, authenticate};
 pub use controller_token::{ControllerSecret, TokenUse};
@@ -16,3 +17,4 @@ pub use key_text::{KeyId, KeyIdError, KeyText};
 pub use new_key::{KeyError, NewKey};
 pub use record::{KeyRecord, SecretDigest};
 pub use role::{Action, Forbidden, Role, authorize};
+pub use session::Session;

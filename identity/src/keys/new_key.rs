@@ -113,10 +113,26 @@ mod tests {
             ..AccessScope::default()
         };
         let error = |key: NewKey| key.generate(10).unwrap_err();
-        assert!(new("a", Role::Inference, &scope, Some(11)).generate(10).is_ok());
-        assert!(matches!(error(new("0123456789ab", Role::Admin, &all, None)), KeyError::NameIsId(_)));
-        assert_eq!(error(new("a", Role::Operator, &scope, None)), KeyError::ScopeOfRole(Role::Operator));
-        assert_eq!(error(new("a", Role::Inference, &none, None)), KeyError::EmptyScope("zones"));
-        assert_eq!(error(new("a", Role::Viewer, &all, Some(10))), KeyError::Expired);
+        assert!(
+            new("a", Role::Inference, &scope, Some(11))
+                .generate(10)
+                .is_ok()
+        );
+        assert!(matches!(
+            error(new("0123456789ab", Role::Admin, &all, None)),
+            KeyError::NameIsId(_)
+        ));
+        assert_eq!(
+            error(new("a", Role::Operator, &scope, None)),
+            KeyError::ScopeOfRole(Role::Operator)
+        );
+        assert_eq!(
+            error(new("a", Role::Inference, &none, None)),
+            KeyError::EmptyScope("zones")
+        );
+        assert_eq!(
+            error(new("a", Role::Viewer, &all, Some(10))),
+            KeyError::Expired
+        );
     }
 }

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn each_role_allows_its_actions_and_no_others() {
-        use Action::{Administer, Identified, Infer, Operate, Public, Read};
+        use Action::{Identified, Infer, Operate, Public, Read};
         for (role, allowed) in [
             (Role::Inference, &[Public, Identified, Infer][..]),
             (Role::Viewer, &[Public, Identified, Read]),
@@ -128,7 +128,11 @@ mod tests {
             (Role::Admin, &Action::ALL),
         ] {
             for action in Action::ALL {
-                assert_eq!(role.allows(action), allowed.contains(&action), "{role} {action:?}");
+                assert_eq!(
+                    role.allows(action),
+                    allowed.contains(&action),
+                    "{role} {action:?}"
+                );
             }
         }
     }
