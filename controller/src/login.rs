@@ -58,10 +58,13 @@ async fn login(
         let message = "The keys are not known yet, as the store has not been read.";
         ApiError::from(RequestError::NotReady(message.into()))
     };
-    let secret = view.controller_secret.as_ref().ok_or_else(not_ready)?;
+    if !view.synced {
+        return Err(not_ready());
+    }
     let now = unix_seconds();
     let principal = authenticate(key.trim(), &view.keys, now).map_err(unauthorized)?;
     authorize(&principal, Action::Read).map_err(forbidden)?;
+    let secret = view.controller_secret.as_ref().ok_or_else(not_ready)?;
     let Subject::Key { id, .. } = &principal.subject else {
         return Err(not_ready());
     };

@@ -149,11 +149,25 @@ async fn a_key_is_held_to_its_models_tasks_and_zones() {
             .await;
         cluster.wait_for_replicas(name, 2).await;
     }
-    let both = json!({"models": ["small", "large"], "examples": ["book a flight"]});
+    let travel = [
+        "book a flight",
+        "book a hotel",
+        "a train to the sea",
+        "change my flight",
+        "cancel the trip",
+    ];
+    let both = json!({"models": ["small", "large"], "examples": travel});
     api.apply(&task("travel", both)).await;
+    let banking = [
+        "where is my card",
+        "block my card",
+        "a transfer failed",
+        "my account balance",
+        "change the pin",
+    ];
     api.apply(&task(
         "banking",
-        json!({"models": ["large"], "examples": ["where is my card"]}),
+        json!({"models": ["large"], "examples": banking}),
     ))
     .await;
     let flags = [
@@ -214,10 +228,16 @@ async fn openais_client_presents_a_key_and_understands_refusals() {
     for name in ["m", "other"] {
         serve(&cluster, &cluster.api(), name, &json!({"outputTokens": 2})).await;
     }
-    let key = create_key(&cluster, "program", &["--role", "inference", "--models", "m"]);
+    let key = create_key(
+        &cluster,
+        "program",
+        &["--role", "inference", "--models", "m"],
+    );
     let mut python = Command::new(repository().join(".venv/bin/python"));
     python.arg(repository().join("tests/python/with_key.py"));
-    python.env("FLOTILLA_URL", cluster.url()).env("FLOTILLA_API_KEY", &key);
+    python
+        .env("FLOTILLA_URL", cluster.url())
+        .env("FLOTILLA_API_KEY", &key);
     let output = python.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
@@ -500,8 +520,9 @@ async fn the_page_has_a_session_that_ends_with_its_key() {
     let program = create_key(&cluster, "program", &["--role", "inference"]);
     assert_eq!(login(&program).await.status(), 403);
     let key = create_key(&cluster, "person", &["--role", "operator"]);
+    // A controller that has just started may not have the secret that signs sessions yet.
+    assert!(holds_in_time(async || login(&key).await.status() == 204).await);
     let response = login(&key).await;
-    assert_eq!(response.status(), 204);
     let cookie = response.headers()["set-cookie"]
         .to_str()
         .unwrap()
