@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, bail};
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{API_VERSION, Resource};
+use flotilla_identity::keys::KeyRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,6 +35,7 @@ pub(crate) enum BackupDocument {
     NodeOperation(NodeOperationDocument),
     Artifact(ArtifactDocument),
     Fleet(FleetDocument),
+    Key(Box<KeyDocument>),
 }
 
 /// The operation (cordon or drain) in effect on a node.
@@ -54,6 +56,16 @@ pub(crate) struct ArtifactDocument {
     pub(crate) kind: ArtifactKind,
     pub(crate) metadata: DocumentMetadata,
     pub(crate) spec: Manifest,
+}
+
+/// An API key, whose name is its id: its name, role, scope and times, and a digest of its secret.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct KeyDocument {
+    pub(crate) api_version: String,
+    pub(crate) kind: KeyKind,
+    pub(crate) metadata: DocumentMetadata,
+    pub(crate) spec: KeyRecord,
 }
 
 /// The identity of the fleet, whose name is its id.
@@ -88,6 +100,11 @@ pub(crate) enum NodeOperationKind {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum KeyKind {
+    ApiKey,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FleetKind {
     Fleet,
 }
@@ -116,6 +133,18 @@ impl BackupDocument {
             metadata: DocumentMetadata { name },
             spec: files,
         })
+    }
+
+    /// The record of an API key.
+    pub(crate) fn key(record: KeyRecord) -> Self {
+        Self::Key(Box::new(KeyDocument {
+            api_version: API_VERSION.into(),
+            kind: KeyKind::ApiKey,
+            metadata: DocumentMetadata {
+                name: record.id.to_string(),
+            },
+            spec: record,
+        }))
     }
 
     /// The operation on the node `name`.
@@ -197,6 +226,9 @@ fn read_document(document: Value) -> anyhow::Result<Option<BackupDocument>> {
         ),
         "Fleet" => BackupDocument::Fleet(
             serde_json::from_value(document).context("the identity of the fleet cannot be read")?,
+        ),
+        "ApiKey" => BackupDocument::Key(
+            serde_json::from_value(document).context("the API key cannot be read")?,
         ),
         "NodeOperation" => BackupDocument::NodeOperation(
             serde_json::from_value(document).context("the operation of a node cannot be read")?,

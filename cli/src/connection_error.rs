@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::Path;
 
 use reqwest::Url;
 
@@ -24,6 +25,15 @@ enum ConnectionProblem {
     NotHttp,
     /// Anything else.
     Other,
+}
+
+/// Returns the message for a request over the admin socket `socket` that failed with `error`.
+pub(crate) fn socket_message(socket: &Path, error: &reqwest::Error) -> String {
+    format!(
+        "no answer on the admin socket {} ({}): is a controller running with this data directory, and as this user?",
+        socket.display(),
+        root_cause(error)
+    )
 }
 
 /// Returns the message for a request to the fleet at `base` that failed with `error`.

@@ -33,7 +33,7 @@ fn read(state: &KeptState) -> Backup {
         BackupDocument::Fleet(_) => 0,
         BackupDocument::Artifact(_) => 1,
         BackupDocument::Resource(_) => 2,
-        BackupDocument::NodeOperation(_) => 3,
+        BackupDocument::NodeOperation(_) | BackupDocument::Key(_) => 3,
     });
     backup
 }
@@ -50,6 +50,10 @@ fn read_entry(entry: &KeptEntry, epoch: u64) -> anyhow::Result<Option<BackupDocu
         Some(StoreKey::PushedManifest(name)) => {
             let files = serde_json::from_str(&entry.value)?;
             Some(BackupDocument::artifact(name.to_string(), files))
+        }
+        Some(StoreKey::ApiKey(_)) => {
+            let record = serde_json::from_str(&entry.value)?;
+            Some(BackupDocument::key(record))
         }
         Some(StoreKey::NodeOperation(name)) => {
             let operation = serde_json::from_str(&entry.value)?;

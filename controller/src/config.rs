@@ -45,7 +45,7 @@ pub struct ControllerConfig {
     pub ca_file: Option<PathBuf>,
     /// Largest request body, in bytes.
     pub max_body: usize,
-    /// What clients of the API see besides the models.
+    /// Who may use the API, and what clients see besides the models.
     pub http_api: HttpApiConfig,
     /// Longest time that a request waits for its first token.
     pub first_token_timeout: Duration,
@@ -96,11 +96,15 @@ impl Default for ControllerConfig {
     }
 }
 
-/// What clients of the API see besides the models.
+/// Who may use the API, and what clients see besides the models.
 #[derive(Debug, Clone)]
 pub struct HttpApiConfig {
     /// Origins whose web pages may use the API, except the admin API.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Whether requests need a key. Without, everybody who reaches the API may do everything.
+    pub require_keys: bool,
+    /// Host names that clients may reach the API by, besides those that the controller knows itself.
+    pub hosts: Vec<String>,
     /// Silence of a stream after which a comment is sent.
     pub stream_keep_alive: Duration,
     /// Whether `/v1/models` lists `auto` and the tasks too.
@@ -116,6 +120,8 @@ impl Default for HttpApiConfig {
         } = ApiConfig::default();
         Self {
             cors_origins: Vec::new(),
+            require_keys: false,
+            hosts: Vec::new(),
             stream_keep_alive,
             list_tasks,
         }

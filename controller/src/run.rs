@@ -129,6 +129,7 @@ impl Controller {
         let connections = ConnectionLimits::of_this_process();
         startup.start_links(link, connections.table("link"));
         let api = startup.start_api(pending, &telemetry);
+        startup.start_admin_socket(api.clone(), connections.table("admin"));
         let Startup {
             fleet,
             drain,

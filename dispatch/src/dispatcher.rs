@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::TaskName;
+use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateInput, GenerateRequest, RequestError, Route, RouteTarget,
     Usage,
@@ -256,28 +257,33 @@ impl Backend for Dispatcher {
         }
     }
 
-    fn models(&self) -> Vec<ModelCard> {
+    fn models(&self, access: &AccessScope) -> Vec<ModelCard> {
         let view = self.context.view.peek();
-        let mut models: Vec<_> = view
-            .models
-            .values()
-            .map(|model| model_card(model))
-            .collect();
+        let models = view.models.iter();
+        let allowed = models.filter(|(name, _)| access.allows_model(name));
+        let mut models: Vec<_> = allowed.map(|(_, model)| model_card(model)).collect();
         models.sort_by_cached_key(|card| card.target.to_string());
-        let tasks = view.routing.tasks.values().map(|task| task_card(task));
+        let tasks = allowed_tasks(&view.routing, access).map(task_card);
         models
             .into_iter()
-            .chain(auto_card(&view.routing))
+            .chain(auto_card(&view.routing, access))
             .chain(tasks)
             .collect()
     }
 
-    fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
+    fn model(&self, target: &RouteTarget, access: &AccessScope) -> Option<ModelCard> {
         let view = self.context.view.peek();
         match target {
-            RouteTarget::Model(name) => view.models.get(name).map(|model| model_card(model)),
-            RouteTarget::Task(name) => view.routing.tasks.get(name).map(|task| task_card(task)),
-            RouteTarget::Auto => auto_card(&view.routing),
+            RouteTarget::Model(name) => {
+                let model = view.models.get(name);
+                let allowed = model.filter(|_| access.allows_model(name));
+                allowed.map(|model| model_card(model))
+            }
+            RouteTarget::Task(name) => {
+                let mut tasks = allowed_tasks(&view.routing, access);
+                tasks.find(|task| task.task.name() == name).map(task_card)
+            }
+            RouteTarget::Auto => auto_card(&view.routing, access),
         }
     }
 
@@ -329,9 +335,21 @@ fn task_card(task: &TaskView) -> ModelCard {
     }
 }
 
+/// The tasks that a sender may use, by name.
+fn allowed_tasks<'a>(
+    routing: &'a RoutingView,
+    access: &'a AccessScope,
+) -> impl Iterator<Item = &'a TaskView> {
+    let tasks = routing.tasks.values().map(AsRef::as_ref);
+    tasks.filter(|view: &&TaskView| {
+        access.allows_task_with(view.task.name(), &view.task.spec.models)
+    })
+}
+
 /// `auto` needs a task to find.
-fn auto_card(routing: &RoutingView) -> Option<ModelCard> {
-    let created = routing.tasks.values().map(|task| task.created).max()?;
+fn auto_card(routing: &RoutingView, access: &AccessScope) -> Option<ModelCard> {
+    let tasks = allowed_tasks(routing, access);
+    let created = tasks.map(|task| task.created).max()?;
     Some(ModelCard {
         target: RouteTarget::Auto,
         created,

@@ -56,6 +56,8 @@ mod learning_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
+mod plan_scope_tests;
+#[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
 mod test_fleet;

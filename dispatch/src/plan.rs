@@ -1,10 +1,12 @@
 //! Which models may answer a request, and within which limits: the task it belongs to, the models
-//! that do the task, the privacy zones it may enter, and its limits.
+//! that do the task, the privacy zones it may enter, and its limits. All of it
+//! stays within what the sender may use.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::access::AccessScope;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::estimate::RequestCost;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
@@ -12,7 +14,7 @@ use flotilla_core::routing::{
     AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
     ObjectiveWeights, RoutingDecision, conversation_prefixes,
 };
-use flotilla_core::spec::ModelSpec;
+use flotilla_core::spec::{ModelSpec, TaskSpec};
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
 use crate::{RoutingView, TaskView};
@@ -96,11 +98,15 @@ pub(crate) fn plan(
     decision: &mut RoutingDecision,
 ) -> Result<DispatchPlan, RequestError> {
     decision.requested_model = route.target.to_string();
+    let access = route.access.as_ref();
     let task = match &route.target {
         RouteTarget::Model(_) => None,
+        RouteTarget::Task(name) if !access.allows_task(name) => {
+            return Err(RequestError::task_outside_scope(name));
+        }
         RouteTarget::Task(name) => Some(find_task(routing, name)?),
         RouteTarget::Auto => {
-            let name = classify(routing, classifier, request.input, decision)?;
+            let name = classify(routing, classifier, access, request.input, decision)?;
             Some(find_task(routing, &name)?)
         }
     };
@@ -108,12 +114,13 @@ pub(crate) fn plan(
     decision.task = task.as_ref().map(|task| task.task.name().clone());
     let allowed = spec.map(|spec| spec.zones.clone()).unwrap_or_default();
     let zones = allowed_zones(allowed, route.zone.as_ref(), decision.task.as_ref())?;
+    let zones = zones_in_scope(access, zones)?;
     let objective = spec.and_then(|spec| spec.objective).unwrap_or_default();
     let default_priority = spec.map(|spec| spec.priority).unwrap_or_default();
     let plan = DispatchPlan {
         models: match (&route.target, spec) {
-            (RouteTarget::Model(name), _) => vec![name.clone()],
-            (_, Some(spec)) => spec.models.clone(),
+            (RouteTarget::Model(name), _) => vec![model_in_scope(access, name)?],
+            (_, Some(spec)) => models_in_scope(access, spec, decision.task.as_ref())?,
             (_, None) => Vec::new(),
         },
         zones,
@@ -146,16 +153,64 @@ fn find_task(routing: &RoutingView, name: &TaskName) -> Result<Arc<TaskView>, Re
     task.ok_or_else(|| RequestError::TaskNotFound(name.to_string()))
 }
 
-/// Returns the task of a request that names neither a task nor a model.
+/// Returns a model that a request names, if its sender may use it.
+fn model_in_scope(access: &AccessScope, name: &ModelName) -> Result<ModelName, RequestError> {
+    match access.allows_model(name) {
+        true => Ok(name.clone()),
+        false => Err(RequestError::model_outside_scope(name)),
+    }
+}
+
+/// Returns the models of a task that the sender of a request may use, at least one.
+fn models_in_scope(
+    access: &AccessScope,
+    spec: &TaskSpec,
+    task: Option<&TaskName>,
+) -> Result<Vec<ModelName>, RequestError> {
+    let models = spec.models.iter();
+    let allowed: Vec<_> = models
+        .filter(|model| access.allows_model(model))
+        .cloned()
+        .collect();
+    if allowed.is_empty() && !spec.models.is_empty() {
+        let task = task.map(TaskName::as_str).unwrap_or_default();
+        return Err(RequestError::OutsideScope(format!(
+            "The API key may use none of the models of the task '{task}': `GET /v1/models` lists what it may use."
+        )));
+    }
+    Ok(allowed)
+}
+
+/// Narrows the zones that a request may enter to those of its sender.
+fn zones_in_scope(
+    access: &AccessScope,
+    zones: Option<BTreeSet<ZoneName>>,
+) -> Result<Option<BTreeSet<ZoneName>>, RequestError> {
+    let narrowed = access.narrow_zones(zones);
+    if narrowed.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Err(RequestError::ZoneForbidden(
+            "The API key may enter none of the privacy zones that the request and its task allow."
+                .into(),
+        ));
+    }
+    Ok(narrowed)
+}
+
+/// Returns the task of a request that names neither a task nor a model: one that its sender may use.
 fn classify(
     routing: &RoutingView,
     classifier: Option<&Classifier>,
+    access: &AccessScope,
     input: &GenerateInput,
     decision: &mut RoutingDecision,
 ) -> Result<TaskName, RequestError> {
     // A default task that does not exist yet counts as none.
     let default = routing.default_task().cloned();
-    let default = default.filter(|name| routing.tasks.contains_key(name));
+    let is_allowed = |name: &TaskName| {
+        let task = routing.tasks.get(name);
+        task.is_some_and(|view| access.allows_task_with(name, &view.task.spec.models))
+    };
+    let default = default.filter(|name| is_allowed(name));
     let Some(classifier) = classifier else {
         return default.ok_or_else(|| {
             RequestError::NoTask(
@@ -164,7 +219,19 @@ fn classify(
             )
         });
     };
-    let classification = classifier.classify(classified_texts(input).into_iter(), EVIDENCE);
+    let texts = classified_texts(input).into_iter();
+    let classification = match access.models.is_none() && access.tasks.is_none() {
+        true => Some(classifier.classify(texts, EVIDENCE)),
+        false => classifier.classify_among(texts, EVIDENCE, is_allowed),
+    };
+    let Some(classification) = classification else {
+        return default.ok_or_else(|| {
+            RequestError::OutsideScope(
+                "The API key may use none of the fleet's tasks: name a model that `GET /v1/models` lists."
+                    .into(),
+            )
+        });
+    };
     let best = classification.best.clone();
     let abstained = classification.abstained;
     let record = ClassificationRecord::new(classification, classifier.threshold());
@@ -231,7 +298,7 @@ mod tests {
     use super::*;
     use flotilla_core::generate::ChatMessage;
     use flotilla_core::routing::TrainingSet;
-    use flotilla_core::spec::{AbstainRule, RouterSpec, Task, TaskSpec};
+    use flotilla_core::spec::{AbstainRule, RouterSpec, Task};
 
     fn zone(name: &str) -> ZoneName {
         ZoneName::new(name).unwrap()

@@ -7,6 +7,7 @@
 //! Start reading at [`router`] and [`add_edge`], then at the module of one endpoint: `chat`, `completions`,
 //! `embeddings` or `models`. The endpoints share the other modules and not each other's.
 
+mod access;
 mod api_routes;
 mod backend;
 mod chat;
@@ -39,11 +40,12 @@ mod text_or;
 mod trace_service;
 mod usage;
 
+pub use access::{AccessControl, Caller};
 pub use api_routes::{ApiRoutes, Operation};
 pub use backend::{
     Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness, ServedBy,
 };
-pub use cors::{CorsOrigin, CorsOriginError};
+pub use cors::{CorsOrigin, CorsOriginError, is_listed_origin};
 pub use edge::add_edge;
 pub use error::ApiError;
 pub use extract::{ApiPath, ApiQuery};

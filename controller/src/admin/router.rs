@@ -6,6 +6,7 @@ use axum::routing::{delete, get, post, put};
 use flotilla_core::spec::{Model, Task};
 use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
+use flotilla_identity::keys::Action;
 use schemars::JsonSchema;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
-use super::{artifacts, batch, classifier, controllers, fleet, models, nodes, tasks};
+use super::{artifacts, batch, classifier, controllers, fleet, keys, models, nodes, tasks};
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
@@ -43,6 +44,7 @@ pub(crate) fn router(
         .merge(batch_routes())
         .merge(status_routes())
         .merge(artifact_routes())
+        .merge(keys::routes())
         .with_state(state)
 }
 
@@ -80,6 +82,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/tasks/{name}/quality/{model}",
                 "Sets the measured quality of a model for a task",
@@ -107,6 +110,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/classifier",
                 "Returns the state of the classifier of tasks, and how well it distinguishes them",
@@ -120,17 +124,27 @@ fn resource_routes() -> ApiRoutes<AdminState> {
 fn batch_routes() -> ApiRoutes<AdminState> {
     ApiRoutes::new()
         .route(
-            Operation::new("post", "/api/v1/apply", "Applies many resources")
-                .body::<batch::ApplyBatch>()
-                .returns::<JsonObject>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/apply",
+                "Applies many resources",
+            )
+            .body::<batch::ApplyBatch>()
+            .returns::<JsonObject>(200)
+            .errors(&[409, 503, 507]),
             post(batch::apply),
         )
         .route(
-            Operation::new("post", "/api/v1/delete", "Deletes many resources")
-                .body::<batch::DeleteBatch>()
-                .returns::<batch::DeleteBatchReply>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/delete",
+                "Deletes many resources",
+            )
+            .body::<batch::DeleteBatch>()
+            .returns::<batch::DeleteBatchReply>(200)
+            .errors(&[409, 503, 507]),
             post(batch::delete),
         )
 }
@@ -149,6 +163,7 @@ fn status_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/nodes/{name}/operation",
                 "Cordons, drains or uncordons a node",
@@ -160,13 +175,19 @@ fn status_routes() -> ApiRoutes<AdminState> {
             put(nodes::put_operation),
         )
         .route(
-            Operation::new("get", "/api/v1/fleet", "Returns the identity of the fleet")
-                .returns::<fleet::FleetIdentity>(200)
-                .errors(&[503]),
+            Operation::new(
+                Action::Read,
+                "get",
+                "/api/v1/fleet",
+                "Returns the identity of the fleet",
+            )
+            .returns::<fleet::FleetIdentity>(200)
+            .errors(&[503]),
             get(fleet::get),
         )
         .route(
             Operation::new(
+                Action::Administer,
                 "put",
                 "/api/v1/fleet",
                 "Gives the fleet the id of one that is restored",
@@ -198,6 +219,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/manifests",
                 "Returns the manifests of all artifacts",
@@ -206,12 +228,17 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
             get(artifacts::manifests),
         )
         .route(
-            Operation::new("put", "/api/v1/artifacts/{name}", "Publishes an artifact")
-                .query::<artifacts::PublishQuery>()
-                .body::<JsonObject>()
-                .returns::<MissingFilesSchema>(201)
-                .returns::<MissingFilesSchema>(202)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "put",
+                "/api/v1/artifacts/{name}",
+                "Publishes an artifact",
+            )
+            .query::<artifacts::PublishQuery>()
+            .body::<JsonObject>()
+            .returns::<MissingFilesSchema>(201)
+            .returns::<MissingFilesSchema>(202)
+            .errors(&[409, 503, 507]),
             put(artifacts::put),
         )
         .route(
@@ -223,6 +250,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/blobs/{sha256}",
                 "Returns a file by its digest",
@@ -233,6 +261,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/blobs/{sha256}",
                 "Stores a file under its digest",
@@ -279,20 +308,20 @@ struct MissingFilesSchema {
 }
 
 fn list(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("get", path, summary)
+    Operation::new(Action::Read, "get", path, summary)
         .query::<WatchQuery>()
         .returns::<ResourceListSchema>(200)
         .returns_raw(200, "application/x-ndjson")
 }
 
 fn read(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("get", path, summary)
+    Operation::new(Action::Read, "get", path, summary)
         .returns::<JsonObject>(200)
         .errors(&[404])
 }
 
 fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("put", path, summary)
+    Operation::new(Action::Operate, "put", path, summary)
         .body::<T>()
         .returns::<ApplyReplySchema>(200)
         .returns::<ApplyReplySchema>(201)
@@ -300,7 +329,7 @@ fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation 
 }
 
 fn remove(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("delete", path, summary)
+    Operation::new(Action::Operate, "delete", path, summary)
         .returns_nothing(204)
         .errors(&[404, 409, 503, 507])
 }

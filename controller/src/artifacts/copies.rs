@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
+use flotilla_identity::keys::ControllerSecret;
 use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::Method;
 use tokio::task::AbortHandle;
 
 use super::blobs::BlobStore;
 use super::fetch_job::MIN_RETRY_DELAY;
+use crate::access::identified_request;
 use crate::fleet::{FleetView, NodeLink};
 
 /// Copies that run at the same time.
@@ -179,6 +182,8 @@ pub(super) struct CopySources {
     /// Linked nodes, those first that are assigned a model with the file.
     nodes: Vec<Arc<NodeLink>>,
     client: reqwest::Client,
+    /// What this controller identifies itself to the others with.
+    secret: Option<ControllerSecret>,
 }
 
 impl CopySources {
@@ -209,6 +214,7 @@ impl CopySources {
             controllers: others.map(|(_, record)| record.http.clone()).collect(),
             nodes: nodes_to_ask(likely, rest, failures),
             client,
+            secret: view.controller_secret.clone(),
         }
     }
 
@@ -219,8 +225,10 @@ impl CopySources {
         room.map_err(|error| error.to_string())?;
         let mut last_error = "there is no other controller and no linked node".to_owned();
         for address in &self.controllers {
-            let url = format!("http://{address}/api/v1/blobs/{sha256}");
-            let response = self.client.get(url).send().await;
+            let path = format!("/api/v1/blobs/{sha256}");
+            let (client, secret) = (&self.client, self.secret.as_ref());
+            let request = identified_request(client, secret, address, Method::GET, &path);
+            let response = request.send().await;
             let stored = match response.and_then(reqwest::Response::error_for_status) {
                 Ok(response) => {
                     let chunks = response.bytes_stream().map_err(|e| e.to_string());
@@ -413,6 +421,7 @@ mod tests {
             controllers: vec![silent, good],
             nodes: Vec::new(),
             client: client.build().unwrap(),
+            secret: None,
         };
         let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
         let file = ArtifactFile {

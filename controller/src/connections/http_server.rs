@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tower_service::Service;
 
 use super::acceptor::Acceptor;
 use super::lingering_stream::LingeringStream;
+use super::peer::Peer;
 use super::table::{Connection, ConnectionTable};
 
 /// Longest time from the start of a connection to the end of its first request's head.
@@ -48,7 +50,8 @@ impl HttpServer {
             let stream = LingeringStream::new(stream, self.drain.clone());
             let (api, drain) = (self.api.clone(), self.drain.clone());
             tasks.spawn(async move {
-                if let Err(error) = serve(stream, connection, api, drain).await {
+                let served = serve(stream, Peer::Address(peer), connection, api, drain);
+                if let Err(error) = served.await {
                     tracing::debug!(%peer, error, "a connection has ended with an error");
                 }
             });
@@ -59,16 +62,18 @@ impl HttpServer {
     }
 }
 
-/// Serves one connection to its end.
-async fn serve(
-    stream: LingeringStream,
+/// Serves one connection, with `peer` at its other end, to its end.
+pub(super) async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     connection: Connection,
     api: Router,
     drain: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let connection = Arc::new(connection);
     let in_service = connection.clone();
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let in_use = in_service.begin_use();
         let response = api.clone().call(request);
         async move {

@@ -84,6 +84,8 @@ impl FleetState {
             controllers: self.stored.controllers.clone(),
             manifests: self.stored.manifests.clone(),
             routing: self.stored.routing.clone(),
+            keys: self.stored.keys.clone(),
+            controller_secret: self.stored.controller_secret.clone(),
             leader: self.stored.leader.clone(),
             fleet_id: self.fleet_id.clone(),
             lost_fleet: self.lost_fleet.clone(),

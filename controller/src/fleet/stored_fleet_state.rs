@@ -7,6 +7,8 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 
+use flotilla_identity::keys::{ControllerSecret, KeyMap};
+
 use super::decode::{DesiredModelState, StoredValue};
 use super::ignored_parts::IgnoredParts;
 use super::{
@@ -32,6 +34,10 @@ pub(super) struct StoredFleetState {
     pub(super) operations: BTreeMap<NodeName, NodeOperationRecord>,
     /// The lost nodes whose models may be placed elsewhere, as far as a leader has recorded it.
     pub(super) given_up: BTreeSet<NodeName>,
+    /// The API keys of people and programs.
+    pub(super) keys: Arc<KeyMap>,
+    /// What the controllers identify themselves to each other with.
+    pub(super) controller_secret: Option<ControllerSecret>,
     /// The number of requests in the pending queues, by model and id of the controller.
     pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
 }
@@ -103,6 +109,10 @@ impl StoredFleetState {
                 by_controller.insert(controller_id, requests);
             }
             StoredValue::Leader(id) => self.leader = Some(id),
+            StoredValue::ApiKey(record) => {
+                Arc::make_mut(&mut self.keys).insert(record.id.clone(), Arc::from(record));
+            }
+            StoredValue::ControllerSecret(secret) => self.controller_secret = Some(*secret),
             StoredValue::Node(..)
             | StoredValue::Link(..)
             | StoredValue::FleetId(_)
@@ -136,6 +146,8 @@ impl StoredFleetState {
                 .get_mut(model)
                 .is_some_and(|by_controller| by_controller.remove(controller_id).is_some()),
             StoreKey::Leader => self.leader.take().is_some(),
+            StoreKey::ApiKey(id) => Arc::make_mut(&mut self.keys).remove(id).is_some(),
+            StoreKey::ControllerSecret => self.controller_secret.take().is_some(),
             StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId | StoreKey::Epoch => false,
         }
     }

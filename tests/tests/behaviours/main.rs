@@ -4,6 +4,7 @@
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod access_keys;
 mod adapters;
 mod admission;
 mod backup_and_restore;

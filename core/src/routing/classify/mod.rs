@@ -179,6 +179,38 @@ impl Classifier {
         let mut read = self.read(turns);
         let known = read.prediction.take();
         let prediction = known.unwrap_or_else(|| self.model.rank(&read.scores, &read.features));
+        self.classification(read, prediction, evidence)
+    }
+
+    /// Classifies a conversation as [`Classifier::classify`] does, among those tasks for which `is_allowed` holds. A
+    /// request that belongs to another task fits none of them well. `None`: no task is allowed.
+    #[must_use]
+    pub fn classify_among<'a>(
+        &self,
+        turns: impl Iterator<Item = &'a str>,
+        evidence: usize,
+        is_allowed: impl Fn(&TaskName) -> bool,
+    ) -> Option<Classification> {
+        let allowed: Vec<bool> = self.tasks.iter().map(is_allowed).collect();
+        if !allowed.contains(&true) {
+            return None;
+        }
+        let mut read = self.read(turns);
+        for (score, allowed) in read.scores.iter_mut().zip(allowed) {
+            if !allowed {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+        let prediction = self.model.rank(&read.scores, &read.features);
+        Some(self.classification(read, prediction, evidence))
+    }
+
+    fn classification(
+        &self,
+        mut read: ConversationFeatures,
+        prediction: Prediction,
+        evidence: usize,
+    ) -> Classification {
         let best = self.probability(&prediction.first, prediction.familiarity);
         let second = prediction.second.as_ref();
         let abstained = read.features.is_empty() || best.confidence < self.threshold;

@@ -116,7 +116,8 @@ impl LinearModel {
         self.rank(&self.weights.scores(features), features)
     }
 
-    /// Finds the tasks with the highest of the `scores` of a text.
+    /// Finds the tasks with the highest of the `scores` of a text. One with the score -∞ is not chosen while there is
+    /// another one.
     pub(super) fn rank(&self, scores: &[f32], features: &Features) -> Prediction {
         let compared = ComparedMeaning::of(features);
         let scored = |(task, score)| ScoredTask {
@@ -125,7 +126,8 @@ impl LinearModel {
             nearest: self.kept.nearest(task, &compared),
         };
         let first = scored(highest(scores, None));
-        let second = (scores.len() > 1).then(|| scored(highest(scores, Some(first.task))));
+        let second = highest(scores, Some(first.task));
+        let second = (second.1 > f32::NEG_INFINITY).then(|| scored(second));
         Prediction {
             familiarity: compared
                 .familiarity(&first.nearest, &second.as_ref().unwrap_or(&first).nearest),
