@@ -246,7 +246,7 @@ async fn pages_of_other_sites_and_foreign_host_names_reach_nothing() {
     for name in ["fleet.example", "localhost", "127.0.0.1:9", "[::1]"] {
         assert_eq!(host(name).await.0, 200, "{name}");
     }
-    // What any web page can have a browser send without asking.
+    // What any web page can have a browser send without a preflight request.
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).to_string();
     let chat = async |origin: &str| {
         let request = api.request(Method::POST, "v1/chat/completions");
