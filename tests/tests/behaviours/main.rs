@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access_keys;
+mod access_of_people;
 mod adapters;
 mod admission;
 mod backup_and_restore;
@@ -18,6 +19,7 @@ mod controllers_on_etcd;
 mod energy_accounting;
 mod fixtures;
 mod flotilla_up;
+mod key_fixtures;
 mod large_requests;
 mod learning;
 mod load_sharing;
