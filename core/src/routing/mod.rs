@@ -24,9 +24,10 @@ pub use cascade::{AnswerConfidence, CascadeSpec, ConfidenceMeasure, ConfidenceTh
 pub use choose::{ReplicaCandidate, ReplicaChoice, choose_replica};
 pub use circuit_breaker::CircuitBreaker;
 pub use classify::{
-    Classification, Classifier, Confusion, Doubt, DoubtfulExample, Evidence, EvidenceKind,
-    ExampleText, NearestExample, ScoreExplanation, SeparatedTask, TaskExamples, TaskProbability,
-    TaskSeparation, TrainingSet,
+    Classification, Classifier, Confusion, Doubt, DoubtfulExample, EncoderClassification,
+    EncoderClassifier, EncoderError, EncoderExample, EncoderReport, Evidence, EvidenceKind,
+    ExampleText, MAX_ENCODED_CHARS, NearestExample, ScoreExplanation, SeparatedTask, TaskExamples,
+    TaskProbability, TaskSeparation, TrainingSet, encoded_text,
 };
 pub use conversation_prefix::{ConversationPrefix, conversation_prefixes};
 pub use decision::{
