@@ -9,8 +9,8 @@ use flotilla_core::admission::QueueKey;
 use flotilla_core::estimate::RequestCost;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{
-    AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
-    ObjectiveWeights, RoutingDecision, conversation_prefixes,
+    AnswerLimits, CascadeSpec, ClassificationRecord, ConversationPrefix, ObjectiveWeights,
+    RoutingDecision, conversation_prefixes,
 };
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, TaskName, ZoneName};
@@ -18,7 +18,7 @@ use flotilla_core::{ModelName, TaskName, ZoneName};
 use crate::{RoutingView, TaskView};
 
 /// Number of n-grams that a decision record has as evidence.
-const EVIDENCE: usize = 8;
+pub(crate) const EVIDENCE: usize = 8;
 
 /// Which models may answer a request, and what the answer must satisfy.
 #[derive(Debug, Clone)]
@@ -84,13 +84,13 @@ pub(crate) struct RequestProfile<'a> {
     pub(crate) choices: u32,
 }
 
-/// Plans a request. Fills in `decision` as far as planning gets.
+/// Plans a request, whose classification `decision` has if it names neither a task nor a model. Fills in `decision` as far
+/// as planning gets.
 ///
 /// # Errors
 /// Why no model may answer.
 pub(crate) fn plan(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
     route: &Route,
     request: RequestProfile<'_>,
     decision: &mut RoutingDecision,
@@ -100,7 +100,7 @@ pub(crate) fn plan(
         RouteTarget::Model(_) => None,
         RouteTarget::Task(name) => Some(find_task(routing, name)?),
         RouteTarget::Auto => {
-            let name = classify(routing, classifier, request.input, decision)?;
+            let name = task_of(routing, decision.classification.as_ref())?;
             Some(find_task(routing, &name)?)
         }
     };
@@ -147,16 +147,14 @@ fn find_task(routing: &RoutingView, name: &TaskName) -> Result<Arc<TaskView>, Re
 }
 
 /// Returns the task of a request that names neither a task nor a model.
-fn classify(
+fn task_of(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
-    input: &GenerateInput,
-    decision: &mut RoutingDecision,
+    classification: Option<&ClassificationRecord>,
 ) -> Result<TaskName, RequestError> {
     // A default task that does not exist yet counts as none.
     let default = routing.default_task().cloned();
     let default = default.filter(|name| routing.tasks.contains_key(name));
-    let Some(classifier) = classifier else {
+    let Some(classification) = classification else {
         return default.ok_or_else(|| {
             RequestError::NoTask(
                 "The fleet has no tasks to choose from: apply resources of the kind Task, or name a model."
@@ -164,22 +162,16 @@ fn classify(
             )
         });
     };
-    let classification = classifier.classify(classified_texts(input).into_iter(), EVIDENCE);
-    let best = classification.best.clone();
-    let abstained = classification.abstained;
-    let record = ClassificationRecord::new(classification, classifier.threshold());
-    decision.classification = Some(record);
+    let found = classification.classified_task();
     // The classifier may be a moment older than the tasks.
-    if !abstained && routing.tasks.contains_key(&best.task) {
-        return Ok(best.task);
+    if !found.abstained && routing.tasks.contains_key(found.task) {
+        return Ok(found.task.clone());
     }
     default.ok_or_else(|| {
         RequestError::NoTask(format!(
             "The request fits none of the fleet's tasks well: '{}' comes first with a confidence of {:.2}, \
              {:.2} is needed. Name a task or a model, or give the router a defaultTask.",
-            best.task,
-            best.confidence,
-            classifier.threshold()
+            found.task, found.confidence, found.threshold
         ))
     })
 }
@@ -230,7 +222,7 @@ fn allowed_zones(
 mod tests {
     use super::*;
     use flotilla_core::generate::ChatMessage;
-    use flotilla_core::routing::TrainingSet;
+    use flotilla_core::routing::Classifier;
     use flotilla_core::spec::{AbstainRule, RouterSpec, Task, TaskSpec};
 
     fn zone(name: &str) -> ZoneName {
@@ -263,8 +255,8 @@ mod tests {
         named_zone: Option<&str>,
         text: &str,
     ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
-        let examples: TrainingSet = routing.examples();
-        let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.6));
+        let rule = AbstainRule::MinConfidence(0.6);
+        let classifier = Classifier::train(&routing.examples(), rule).unwrap();
         let route = Route {
             zone: named_zone.map(zone),
             ..Route::new(RouteTarget::parse(target).unwrap())
@@ -276,7 +268,12 @@ mod tests {
             max_tokens: None,
             choices: 1,
         };
-        let plan = plan(routing, classifier.as_ref(), &route, request, &mut decision);
+        if route.target == RouteTarget::Auto {
+            let found = classifier.classify(classified_texts(&input).into_iter(), EVIDENCE);
+            let record = ClassificationRecord::new(found, classifier.threshold());
+            decision.classification = Some(record);
+        }
+        let plan = plan(routing, &route, request, &mut decision);
         (plan, decision)
     }
 

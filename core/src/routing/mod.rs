@@ -12,6 +12,7 @@ mod circuit_breaker;
 mod classify;
 mod conversation_prefix;
 mod decision;
+mod encoder_record;
 mod explain_choice;
 mod objective;
 mod request_limits;
@@ -31,9 +32,11 @@ pub use classify::{
 };
 pub use conversation_prefix::{ConversationPrefix, conversation_prefixes};
 pub use decision::{
-    AffinityRecord, CandidateRecord, ClassificationRecord, HedgeRecord, OutcomeStatus,
-    RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome, TierRecord,
+    AffinityRecord, CandidateRecord, ClassificationRecord, ClassifiedTask, HedgeRecord,
+    OutcomeStatus, RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome,
+    TierRecord,
 };
+pub use encoder_record::{EncoderOutcome, EncoderRecord, EncoderTask};
 pub use objective::{
     AnswerLimits, ExpectedAnswer, ObjectiveScore, ObjectiveWeights, best_score, score_candidates,
 };
