@@ -1,7 +1,7 @@
 //! The vectors that an encoder makes of the texts of the data sets.
 //!
-//! The program `sentence_vectors` of the tests writes them with the encoder of `make encoder`:
-//! `cargo run --release -p flotilla-tests --bin sentence_vectors`. The file is `target/encoder/sentence_vectors.bin`: the
+//! The program `encoder` of the tests writes them with the encoder of `make encoder`:
+//! `cargo run --release -p flotilla-tests --bin encoder vectors`. The file is `target/encoder/sentence_vectors.bin`: the
 //! magic bytes, the number of values of a vector (`u32`, little-endian), and for each text its length in bytes (`u32`), its
 //! UTF-8 and its values (`f32`).
 
@@ -21,7 +21,7 @@ impl SentenceVectors {
         let Ok(file) = std::fs::read(&path) else {
             println!(
                 "without an encoder: there are no vectors. This writes them:\n\
-                 make encoder && cargo run --release -p flotilla-tests --bin sentence_vectors\n"
+                 make encoder && cargo run --release -p flotilla-tests --bin encoder vectors\n"
             );
             return None;
         };
