@@ -13,7 +13,7 @@ use flotilla_core::generate::{
 };
 use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::rollout::ModelRevisions;
-use flotilla_core::spec::{Model, ModelSpec, RouterSpec, Task, TaskSpec};
+use flotilla_core::spec::{AbstainRule, Model, ModelSpec, RouterSpec, Task, TaskSpec};
 use flotilla_core::{Joules, ModelName, ModelRevision, NodeName, TaskName, Watts, ZoneName};
 use flotilla_gateway::Readiness;
 use flotilla_proto::{status, v1};
@@ -317,8 +317,10 @@ impl TestFleet {
             (name, Arc::new(endpoints))
         });
         let mut routing = routing(replicas, tasks);
-        if let Some(router) = &mut routing.router {
-            router.encoder = self.has_encoder.then(|| model_name("encoder"));
+        if let Some(router) = routing.router.as_mut().filter(|_| self.has_encoder) {
+            router.encoder = Some(model_name("encoder"));
+            // Of few examples a threshold that is estimated holds back many.
+            router.abstain = AbstainRule::MinConfidence(0.5);
         }
         let view = DispatchView {
             generation,

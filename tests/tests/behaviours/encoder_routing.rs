@@ -28,7 +28,9 @@ async fn apply_tasks(api: &Api, zones: &[&str]) {
     api.apply(&task("banking", banking)).await;
     api.apply(&task("travel", travel)).await;
     api.apply(&task("other", json!({"models": ["m"]}))).await;
-    let spec = json!({"defaultTask": "other", "encoder": "encoder"});
+    // Of few examples a threshold that is estimated holds back many.
+    let abstain = json!({"minConfidence": 0.5});
+    let spec = json!({"defaultTask": "other", "encoder": "encoder", "abstain": abstain});
     api.apply(&router(spec)).await;
 }
 
