@@ -47,6 +47,6 @@ pub(super) async fn get(State(state): State<AdminState>) -> Json<ClassifierStatu
         ngrams,
         bytes,
         separation: classifier.map(|classifier| classifier.separation().clone()),
-        encoder: state.encoder.borrow().status.clone(),
+        encoder: state.encoder.borrow().status_beside(latest.as_ref()),
     })
 }

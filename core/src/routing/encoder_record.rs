@@ -56,7 +56,7 @@ pub enum EncoderOutcome {
     Used,
     /// It did not answer in time.
     Timeout,
-    /// Too many requests use it, or no replica is expected to answer in time.
+    /// Too many requests use it, or it has just been too slow for three in a row.
     Busy,
     /// No replica of the model is ready.
     Unavailable,

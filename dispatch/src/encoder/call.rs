@@ -37,7 +37,7 @@ pub(super) struct EncoderCall<'a> {
 /// Why there are no vectors.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum CallError {
-    /// No replica has room, or none is expected to answer in time.
+    /// No replica has room.
     Busy,
     /// No replica is ready.
     Unavailable {
@@ -151,7 +151,9 @@ impl EncoderCall<'_> {
             pending: &context.pending,
             retry: &RetryState::default(),
             head_of: None,
-            remaining: plan.deadline,
+            // What a replica has shown of its speed, with batches of examples above all, rejects it for minutes. A
+            // call that is too slow ends by itself.
+            remaining: None,
             spent: SpentResources::default(),
             now: Instant::now(),
             scope: SelectionScope::Request,
@@ -160,7 +162,7 @@ impl EncoderCall<'_> {
         let selected = match outcome {
             SelectionOutcome::Selected(selected) => selected,
             SelectionOutcome::Wait(_) => return Err(CallError::Unavailable { is_expected: true }),
-            SelectionOutcome::Skipped(SkipReason::Full | SkipReason::DeadlineUnmet) => {
+            SelectionOutcome::Skipped(SkipReason::Full) => {
                 return Err(CallError::Busy);
             }
             SelectionOutcome::Skipped(_) => {

@@ -9,12 +9,14 @@ use flotilla_core::routing::{
     Classification, EncoderOutcome, EncoderRecord, EncoderTask, encoded_text,
 };
 
+use tokio::sync::SemaphorePermit;
+
 use super::call::{CallError, EncoderCall};
 use super::zones::encoder_zones;
 use super::{Encoder, TrainedEncoder};
 use crate::dispatch_context::DispatchContext;
 use crate::request_context::RequestContext;
-use crate::{RoutingView, TrainedClassifier};
+use crate::{RoutingView, TrainedClassifier, stats_clock};
 
 /// The longest time that a request waits for the encoder. A text takes 7 to 10 ms on two cores; what takes five times as
 /// long has a queue before it, or a slow node, and people notice 100 ms.
@@ -59,15 +61,14 @@ impl Encoder {
             trained.model == record.model && Arc::ptr_eq(&trained.beside, unsure.trained)
         });
         if let Some(trained) = current {
-            record.outcome = match self.permits.try_acquire() {
-                Ok(_permit) => {
+            record.outcome = match self.start_use() {
+                Some(in_use) => {
                     let found = encode(context, routing, &trained, &unsure, request, &mut record);
-                    match found.await {
-                        Ok(()) => EncoderOutcome::Used,
-                        Err(outcome) => outcome,
-                    }
+                    let outcome = found.await.err().unwrap_or(EncoderOutcome::Used);
+                    in_use.record(outcome);
+                    outcome
                 }
-                Err(_) => EncoderOutcome::Busy,
+                None => EncoderOutcome::Busy,
             };
         }
         let after = request.energy();
@@ -81,6 +82,46 @@ impl Encoder {
         let metrics = &context.observer.metrics;
         metrics.record_encoder(record.outcome.as_str(), duration);
         Some(record)
+    }
+}
+
+/// One use of the encoder, until it is dropped.
+struct EncoderUse<'a> {
+    encoder: &'a Encoder,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Encoder {
+    /// Starts a use of the encoder. Returns `None` if too many are under way, or it was too slow.
+    fn start_use(&self) -> Option<EncoderUse<'_>> {
+        let permit = self.permits.try_acquire().ok()?;
+        let mut breaker = self.breaker.lock();
+        let now = stats_clock();
+        breaker.allows_request(now).then(|| {
+            breaker.record_request(now);
+            EncoderUse {
+                encoder: self,
+                _permit: permit,
+            }
+        })
+    }
+}
+
+impl EncoderUse<'_> {
+    fn record(&self, outcome: EncoderOutcome) {
+        let mut breaker = self.encoder.breaker.lock();
+        match outcome {
+            EncoderOutcome::Used => breaker.record_success(),
+            EncoderOutcome::Timeout => breaker.record_failure(stats_clock()),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for EncoderUse<'_> {
+    /// A use whose client went away is no trial any more. After a success or a failure there is none either.
+    fn drop(&mut self) {
+        self.encoder.breaker.lock().record_cancellation();
     }
 }
 

@@ -13,8 +13,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use flotilla_core::routing::{EncoderClassifier, EncoderReport};
+use flotilla_core::routing::{CircuitBreaker, EncoderClassifier, EncoderReport};
 use flotilla_core::{ModelName, ModelRevision};
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
@@ -34,6 +35,19 @@ pub struct EncoderState {
     pub status: Option<EncoderStatus>,
     /// The latest classifier of vectors. It may be older than the tasks.
     pub(crate) trained: Option<Arc<TrainedEncoder>>,
+}
+
+impl EncoderState {
+    /// How far the encoder is for this classifier of tasks, the latest one. `None` while the router names no encoder.
+    #[must_use]
+    pub fn status_beside(&self, latest: Option<&Arc<TrainedClassifier>>) -> Option<EncoderStatus> {
+        let trained = self.trained.as_ref().zip(latest);
+        let is_current =
+            trained.is_some_and(|(trained, latest)| Arc::ptr_eq(&trained.beside, latest));
+        let mut status = self.status.clone()?;
+        status.trained &= is_current;
+        Some(status)
+    }
 }
 
 /// How far the encoder of the router is.
@@ -68,6 +82,21 @@ pub(crate) struct TrainedEncoder {
     pub(crate) revision: ModelRevision,
 }
 
+impl TrainedEncoder {
+    /// The status of a trained encoder.
+    fn status(&self) -> EncoderStatus {
+        let report = self.classifier.report().clone();
+        EncoderStatus {
+            model: self.model.clone(),
+            examples: report.examples,
+            embedded: report.examples,
+            trained: true,
+            problem: None,
+            report: Some(report),
+        }
+    }
+}
+
 /// Receives the latest state of the encoder.
 pub type LatestEncoder = watch::Receiver<EncoderState>;
 
@@ -77,6 +106,8 @@ pub(crate) struct Encoder {
     state: watch::Sender<EncoderState>,
     /// Permits for the requests that use it at once.
     permits: Arc<Semaphore>,
+    /// Keeps requests away from an encoder that was too slow three times in a row, so that they do not all wait.
+    breaker: Arc<Mutex<CircuitBreaker>>,
 }
 
 impl Encoder {
@@ -84,6 +115,7 @@ impl Encoder {
         Self {
             state: watch::Sender::new(EncoderState::default()),
             permits: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            breaker: Arc::default(),
         }
     }
 

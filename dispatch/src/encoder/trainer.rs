@@ -62,7 +62,10 @@ impl EncoderTrainer {
                 let replicas = job.as_ref().map_or(0, |job| self.replicas(&job.model));
                 retry.at <= Instant::now() || replicas > retry.replicas
             });
-            if let Some(job) = job.as_ref().filter(|job| is_due && !self.is_trained(job)) {
+            if job.as_ref().is_some_and(|job| self.is_trained(job)) {
+                retry = None;
+                self.publish_trained();
+            } else if let Some(job) = job.as_ref().filter(|_| is_due) {
                 match self.advance(job, &mut cache).await {
                     Ok(()) => {
                         retry = None;
@@ -153,6 +156,10 @@ impl EncoderTrainer {
     /// # Errors
     /// What is in the way, for people.
     async fn advance(&self, job: &Job, cache: &mut VectorCache) -> Result<(), String> {
+        let view = self.context.view.load();
+        if !view.models.contains_key(&job.model) {
+            return Err(format!("there is no model '{}'", job.model));
+        }
         cache.keep(&job.model, job.revision, &job.examples);
         let mut missing = cache.missing(&job.examples);
         if missing.is_empty() {
@@ -175,9 +182,6 @@ impl EncoderTrainer {
     /// Embeds texts through the fleet, after all other requests.
     async fn embed(&self, job: &Job, texts: &[Arc<str>]) -> Result<Vec<Vec<f32>>, String> {
         let view = self.context.view.load();
-        if !view.models.contains_key(&job.model) {
-            return Err(format!("there is no model '{}'", job.model));
-        }
         let zones = encoder_zones(&view.routing, None);
         let held = zones.is_some();
         let call = EncoderCall {
@@ -234,24 +238,27 @@ impl EncoderTrainer {
         });
         let classifier = trained.await.map_err(|error| error.to_string())??;
         tracing::info!(model = %job.model, examples = job.examples.len(), bytes = classifier.bytes(), "trained the encoder classifier");
-        let status = EncoderStatus {
+        let trained = TrainedEncoder {
+            classifier,
+            beside: job.beside.clone(),
             model: job.model.clone(),
-            examples: job.examples.len(),
-            embedded: job.examples.len(),
-            trained: true,
-            problem: None,
-            report: Some(classifier.report().clone()),
+            revision: job.revision,
         };
         self.encoder.state.send_replace(EncoderState {
-            status: Some(status),
-            trained: Some(Arc::new(TrainedEncoder {
-                classifier,
-                beside: job.beside.clone(),
-                model: job.model.clone(),
-                revision: job.revision,
-            })),
+            status: Some(trained.status()),
+            trained: Some(Arc::new(trained)),
         });
         Ok(())
+    }
+
+    /// Publishes that the encoder is trained, where it was away for a while or its spec changed to and fro.
+    fn publish_trained(&self) {
+        self.encoder.state.send_if_modified(|state| {
+            let status = state.trained.as_ref().map(|trained| trained.status());
+            let is_new = state.status != status;
+            state.status = status;
+            is_new
+        });
     }
 
     /// Publishes how far a job is.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_tests::{AgentSettings, Api, Cluster, FakeUpstream};
+use flotilla_tests::{AgentSettings, Api, Cluster, FakeUpstream, Mode};
 use serde_json::{Value, json};
 
 use crate::fixtures::{decision_record, header, router, serve, task};
@@ -40,10 +40,26 @@ async fn encoder_status(api: &Api) -> Value {
     classifier["encoder"].clone()
 }
 
+/// The ten examples of the tasks and the names of the two that have any.
+const LEARNED: u64 = 12;
+
 async fn wait_until_trained(cluster: &Cluster, api: &Api) {
-    cluster
-        .wait_until(async || encoder_status(api).await["trained"] == true)
-        .await;
+    let is_trained = async || {
+        let status = encoder_status(api).await;
+        status["trained"] == true && status["examples"] == LEARNED
+    };
+    cluster.wait_until(is_trained).await;
+}
+
+/// Waits until the encoder learns from all tasks, and something is in the way. Returns what.
+async fn wait_for_problem(cluster: &Cluster, api: &Api) -> String {
+    let has_problem = async || {
+        let status = encoder_status(api).await;
+        status["problem"].is_string() && status["examples"] == LEARNED
+    };
+    cluster.wait_until(has_problem).await;
+    let status = encoder_status(api).await;
+    status["problem"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Sends a request, and returns its task and its record.
@@ -109,11 +125,8 @@ async fn encoder_that_is_slow_or_away_leaves_the_decision_to_the_classifier_in_t
     let (api, server) = (cluster.api(), FakeUpstream::start().await);
     serve(&cluster, &api, "m", &json!({"outputTokens": 2})).await;
     apply_tasks(&api, &[]).await;
-    cluster
-        .wait_until(async || encoder_status(&api).await["problem"].is_string())
-        .await;
-    let status = encoder_status(&api).await;
-    assert_eq!(status["problem"], "there is no model 'encoder'", "{status}");
+    let problem = wait_for_problem(&cluster, &api).await;
+    assert_eq!(problem, "there is no model 'encoder'");
     let (task, record) = send(&api, "zork").await;
     assert_eq!(task, "other", "{record}");
     assert_eq!(
@@ -145,20 +158,18 @@ async fn encoder_that_is_slow_or_away_leaves_the_decision_to_the_classifier_in_t
 
 #[tokio::test]
 async fn texts_are_sent_only_to_nodes_in_the_zones_of_every_zoned_task() {
-    let mut cluster = Cluster::builder().agents(["n1"]).start().await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let (api, server) = (cluster.api(), FakeUpstream::start().await);
     serve(&cluster, &api, "m", &json!({"outputTokens": 2})).await;
     api.apply(&encoder(&server, Some("clinic"))).await;
     cluster.wait_for_replicas("encoder", 1).await;
     apply_tasks(&api, &["clinic"]).await;
-    cluster
-        .wait_until(async || encoder_status(&api).await["problem"].is_string())
-        .await;
-    let status = encoder_status(&api).await;
-    assert!(
-        status["problem"].as_str().unwrap().contains("privacy zone"),
-        "{status}"
-    );
+    let problem = wait_for_problem(&cluster, &api).await;
+    assert!(problem.contains("privacy zone"), "{problem}");
     assert!(server.received().is_empty());
 
     cluster.start_agent(AgentSettings::new("n2").args(&["--zone", "clinic"]));
