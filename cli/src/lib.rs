@@ -23,6 +23,7 @@ mod decision_text;
 mod default_data_dir;
 mod delete;
 mod describe;
+mod encoder_text;
 mod eval;
 mod explain;
 mod fleet_address;

@@ -169,6 +169,7 @@ impl Startup {
         let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()))
             .with_datasets(Arc::new(datasets.clone()));
         let (dispatcher, classifier) = self.start_dispatcher(pending, observer);
+        let encoder = dispatcher.latest_encoder();
         let (fleet, stop) = (&self.fleet, &self.stop);
         self.tasks
             .spawn(traffic.clone().run(fleet.clone(), stop.clone()));
@@ -209,7 +210,10 @@ impl Startup {
                 fleet.clone(),
                 self.store.clone(),
                 self.blobs.clone(),
-                classifier,
+                admin::TrainedClassifiers {
+                    classifier,
+                    encoder,
+                },
                 self.id.clone(),
                 self.drain.clone(),
             ))
@@ -252,7 +256,7 @@ impl Startup {
         }
     }
 
-    /// Starts the training of the classifier and creates the dispatcher.
+    /// Starts the training of the classifiers and creates the dispatcher.
     fn start_dispatcher(
         &mut self,
         pending: PendingQueue,
@@ -278,6 +282,9 @@ impl Startup {
                 record_prompts: self.config.record_prompts,
             },
         );
+        let (encoder, stop) = (dispatcher.clone(), self.stop.clone());
+        self.tasks
+            .spawn(async move { encoder.train_encoder(stop).await });
         (dispatcher, classifier)
     }
 }

@@ -11,8 +11,8 @@ use flotilla_core::admission::QueueKey;
 use flotilla_core::estimate::RequestCost;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{
-    AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
-    ObjectiveWeights, RoutingDecision, conversation_prefixes,
+    AnswerLimits, CascadeSpec, Classification, ClassificationRecord, Classifier,
+    ConversationPrefix, ObjectiveWeights, RoutingDecision, conversation_prefixes,
 };
 use flotilla_core::spec::{ModelSpec, TaskSpec};
 use flotilla_core::{ModelName, TaskName, ZoneName};
@@ -86,13 +86,13 @@ pub(crate) struct RequestProfile<'a> {
     pub(crate) choices: u32,
 }
 
-/// Plans a request. Fills in `decision` as far as planning gets.
+/// Plans a request, whose classification `decision` has if it names neither a task nor a model. Fills in `decision` as far
+/// as planning gets.
 ///
 /// # Errors
 /// Why no model may answer.
 pub(crate) fn plan(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
     route: &Route,
     request: RequestProfile<'_>,
     decision: &mut RoutingDecision,
@@ -106,7 +106,7 @@ pub(crate) fn plan(
         }
         RouteTarget::Task(name) => Some(find_task(routing, name)?),
         RouteTarget::Auto => {
-            let name = classify(routing, classifier, access, request.input, decision)?;
+            let name = task_of(routing, access, decision.classification.as_ref())?;
             Some(find_task(routing, &name)?)
         }
     };
@@ -196,22 +196,42 @@ fn zones_in_scope(
     Ok(narrowed)
 }
 
-/// Returns the task of a request that names neither a task nor a model: one that its sender may use.
-fn classify(
+/// Classifies a request among the tasks that its sender may use. `None`: there is none of the classifier's.
+pub(crate) fn classify_in_scope(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
+    classifier: &Classifier,
     access: &AccessScope,
     input: &GenerateInput,
-    decision: &mut RoutingDecision,
+) -> Option<Classification> {
+    let texts = classified_texts(input).into_iter();
+    if access.models.is_none() && access.tasks.is_none() {
+        return Some(classifier.classify(texts, EVIDENCE));
+    }
+    classifier.classify_among(texts, EVIDENCE, |name| is_allowed(routing, access, name))
+}
+
+/// Whether a task exists and the sender of a request may use it.
+fn is_allowed(routing: &RoutingView, access: &AccessScope, name: &TaskName) -> bool {
+    let task = routing.tasks.get(name);
+    task.is_some_and(|view| access.allows_task_with(name, &view.task.spec.models))
+}
+
+/// Returns the task of a request that names neither a task nor a model: one that its sender may use.
+fn task_of(
+    routing: &RoutingView,
+    access: &AccessScope,
+    classification: Option<&ClassificationRecord>,
 ) -> Result<TaskName, RequestError> {
     // A default task that does not exist yet counts as none.
     let default = routing.default_task().cloned();
-    let is_allowed = |name: &TaskName| {
-        let task = routing.tasks.get(name);
-        task.is_some_and(|view| access.allows_task_with(name, &view.task.spec.models))
-    };
-    let default = default.filter(|name| is_allowed(name));
-    let Some(classifier) = classifier else {
+    let default = default.filter(|name| is_allowed(routing, access, name));
+    let Some(classification) = classification else {
+        if default.is_none() && !access.is_unrestricted() && !routing.tasks.is_empty() {
+            return Err(RequestError::OutsideScope(
+                "The API key may use none of the fleet's tasks: name a model that `GET /v1/models` lists."
+                    .into(),
+            ));
+        }
         return default.ok_or_else(|| {
             RequestError::NoTask(
                 "The fleet has no tasks to choose from: apply resources of the kind Task, or name a model."
@@ -219,34 +239,16 @@ fn classify(
             )
         });
     };
-    let texts = classified_texts(input).into_iter();
-    let classification = match access.models.is_none() && access.tasks.is_none() {
-        true => Some(classifier.classify(texts, EVIDENCE)),
-        false => classifier.classify_among(texts, EVIDENCE, is_allowed),
-    };
-    let Some(classification) = classification else {
-        return default.ok_or_else(|| {
-            RequestError::OutsideScope(
-                "The API key may use none of the fleet's tasks: name a model that `GET /v1/models` lists."
-                    .into(),
-            )
-        });
-    };
-    let best = classification.best.clone();
-    let abstained = classification.abstained;
-    let record = ClassificationRecord::new(classification, classifier.threshold());
-    decision.classification = Some(record);
+    let found = classification.classified_task();
     // The classifier may be a moment older than the tasks.
-    if !abstained && routing.tasks.contains_key(&best.task) {
-        return Ok(best.task);
+    if !found.abstained && is_allowed(routing, access, found.task) {
+        return Ok(found.task.clone());
     }
     default.ok_or_else(|| {
         RequestError::NoTask(format!(
             "The request fits none of the fleet's tasks well: '{}' comes first with a confidence of {:.2}, \
              {:.2} is needed. Name a task or a model, or give the router a defaultTask.",
-            best.task,
-            best.confidence,
-            classifier.threshold()
+            found.task, found.confidence, found.threshold
         ))
     })
 }
@@ -297,7 +299,6 @@ fn allowed_zones(
 mod tests {
     use super::*;
     use flotilla_core::generate::ChatMessage;
-    use flotilla_core::routing::TrainingSet;
     use flotilla_core::spec::{AbstainRule, RouterSpec, Task};
 
     fn zone(name: &str) -> ZoneName {
@@ -330,8 +331,8 @@ mod tests {
         named_zone: Option<&str>,
         text: &str,
     ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
-        let examples: TrainingSet = routing.examples();
-        let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.6));
+        let rule = AbstainRule::MinConfidence(0.6);
+        let classifier = Classifier::train(&routing.examples(), rule).unwrap();
         let route = Route {
             zone: named_zone.map(zone),
             ..Route::new(RouteTarget::parse(target).unwrap())
@@ -343,7 +344,13 @@ mod tests {
             max_tokens: None,
             choices: 1,
         };
-        let plan = plan(routing, classifier.as_ref(), &route, request, &mut decision);
+        if route.target == RouteTarget::Auto {
+            let access = route.access.as_ref();
+            let found = classify_in_scope(routing, &classifier, access, &input).unwrap();
+            let record = ClassificationRecord::new(found, classifier.threshold());
+            decision.classification = Some(record);
+        }
+        let plan = plan(routing, &route, request, &mut decision);
         (plan, decision)
     }
 

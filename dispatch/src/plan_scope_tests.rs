@@ -5,12 +5,12 @@ use std::sync::{Arc, LazyLock};
 
 use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
-use flotilla_core::routing::{Classifier, RoutingDecision};
+use flotilla_core::routing::{ClassificationRecord, Classifier, RoutingDecision};
 use flotilla_core::spec::{AbstainRule, RouterSpec, Task, TaskSpec};
 use flotilla_core::{ModelName, TaskName, ZoneName};
 use proptest::prelude::*;
 
-use crate::plan::{RequestProfile, plan};
+use crate::plan::{RequestProfile, classify_in_scope, plan};
 use crate::{RoutingView, TaskView};
 
 const MODELS: [&str; 4] = ["m0", "m1", "m2", "m3"];
@@ -126,7 +126,12 @@ proptest! {
         let input = GenerateInput::Text(format!("i want some {topic}"));
         let request = RequestProfile { input: &input, max_tokens: None, choices: 1 };
         let mut decision = RoutingDecision::default();
-        let planned = plan(&routing, classifier, &route, request, &mut decision);
+        if let (RouteTarget::Auto, Some(classifier)) = (&route.target, classifier) {
+            let found = classify_in_scope(&routing, classifier, &scope, &input);
+            decision.classification =
+                found.map(|found| ClassificationRecord::new(found, classifier.threshold()));
+        }
+        let planned = plan(&routing, &route, request, &mut decision);
         let plan = match planned {
             Ok(plan) => plan,
             Err(error) => {

@@ -60,4 +60,5 @@ pub use nodes::{
 pub(crate) use other_controllers::OtherControllers;
 pub(crate) use router::router;
 pub use state::ApplyReply;
+pub(crate) use state::TrainedClassifiers;
 pub use tasks::{Quality, RouterResource, TaskModel, TaskResource, TaskStatus};

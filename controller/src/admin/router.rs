@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::routing::{delete, get, post, put};
 use flotilla_core::spec::{Model, Task};
-use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
 use flotilla_identity::keys::Action;
 use schemars::JsonSchema;
@@ -12,7 +11,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::desired_state::DesiredStateWriter;
-use super::state::AdminState;
+use super::state::{AdminState, TrainedClassifiers};
 use super::watch::WatchQuery;
 use super::{artifacts, batch, classifier, controllers, fleet, keys, models, nodes, tasks};
 use crate::artifacts::{BlobStore, Uploads};
@@ -20,20 +19,21 @@ use crate::fleet::FleetHandle;
 use crate::store::Store;
 
 /// The admin API of the controller with this `id`. Reads come from `fleet`'s view, changes go to
-/// `store`, and uploaded files to `blobs`; `classifier` shows whether it is trained on the current tasks.
+/// `store`, and uploaded files to `blobs`; `classifiers` show whether they are trained on the current tasks.
 /// Watched lists end with `drain`.
 pub(crate) fn router(
     fleet: FleetHandle,
     store: Arc<dyn Store>,
     blobs: BlobStore,
-    classifier: LatestClassifier,
+    classifiers: TrainedClassifiers,
     id: String,
     drain: CancellationToken,
 ) -> ApiRoutes {
     let state = AdminState {
         id,
         drain,
-        classifier,
+        classifier: classifiers.classifier,
+        encoder: classifiers.encoder,
         fleet,
         desired: DesiredStateWriter::new(store),
         blobs,

@@ -16,6 +16,7 @@ mod connection_limits;
 mod context_lengths;
 mod controllers_behind_one_address;
 mod controllers_on_etcd;
+mod encoder_routing;
 mod energy_accounting;
 mod fixtures;
 mod flotilla_up;

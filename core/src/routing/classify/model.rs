@@ -148,7 +148,7 @@ pub(super) fn requests_by_task(tasks: usize, examples: &[Example<'_>]) -> Vec<us
 }
 
 /// The index and value of the highest score, except for the index `but`.
-fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
+pub(super) fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
     let all = scores.iter().copied().enumerate();
     let others = all.filter(|(at, _)| Some(*at) != but);
     others
