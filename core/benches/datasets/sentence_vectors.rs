@@ -45,9 +45,9 @@ impl SentenceVectors {
         Some(Self(vectors))
     }
 
-    /// The vector of a text.
+    /// The vector of a text without the white space around it.
     pub(crate) fn of(&self, text: &str) -> &[f32] {
-        self.0.get(text).unwrap_or_else(|| {
+        self.0.get(text.trim()).unwrap_or_else(|| {
             panic!("there is no vector of {text:?}: write target/encoder/sentence_vectors.bin anew")
         })
     }

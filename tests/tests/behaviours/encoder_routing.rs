@@ -72,7 +72,11 @@ async fn send(api: &Api, text: &str) -> (String, Value) {
 
 #[tokio::test]
 async fn unsure_request_goes_by_the_encoder_and_a_sure_one_without_it() {
-    let cluster = Cluster::builder().agents(["n1"]).start().await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let (api, server) = (cluster.api(), FakeUpstream::start().await);
     serve(&cluster, &api, "m", &json!({"outputTokens": 2})).await;
     api.apply(&encoder(&server, None)).await;

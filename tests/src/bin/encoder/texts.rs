@@ -79,7 +79,15 @@ fn csv_record(text: &str) -> Option<(String, &str, &str)> {
     }
     let (message, rest) = match text.strip_prefix('"') {
         Some(quoted) => {
-            let end = quoted.find("\",").unwrap_or(quoted.len());
+            // Two quotes within are one of the text.
+            let mut end = 0;
+            loop {
+                end += quoted[end..].find('"')?;
+                if !quoted[end + 1..].starts_with('"') {
+                    break;
+                }
+                end += 2;
+            }
             let after = quoted.get(end + 2..).unwrap_or_default();
             (quoted[..end].replace("\"\"", "\""), after)
         }
