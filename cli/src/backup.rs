@@ -13,6 +13,7 @@ use flotilla_controller::admin::{
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Resource, Sha256Digest};
+use flotilla_identity::keys::KeyRecord;
 
 use flotilla_identity::authority::AuthorityRecord;
 use flotilla_identity::enrolment::Enrolment;
@@ -143,6 +144,9 @@ async fn fetch_documents(
         .items
         .into_iter()
         .filter(|node| node.status.operation != NodeOperationRecord::default());
+    let keys: ListResponse<KeyRecord> = fleet.get(&["api", "v1", "keys"]).await?;
+    let keys = keys.items.into_iter();
+    documents.extend(keys.map(BackupDocument::key));
     documents.extend(
         nodes_with_operation
             .map(|node| BackupDocument::node_operation(node.metadata.name, node.status.operation)),
@@ -314,6 +318,11 @@ async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> any
             let (noun, path) = manifest::noun_and_path(resource);
             fleet.put_ignoring_response(&path, resource).await?;
             println!("{noun}/{} restored", resource.name());
+        }
+        BackupDocument::Key(key) => {
+            let path = ["api", "v1", "keys", key.spec.id.as_str()];
+            fleet.put_ignoring_response(&path, &key.spec).await?;
+            println!("key/{} restored", key.spec.name);
         }
         BackupDocument::NodeOperation(operation) => {
             let name = operation.metadata.name.as_str();

@@ -6,6 +6,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{API_VERSION, Resource};
 use flotilla_identity::authority::AuthorityRecord;
 use flotilla_identity::enrolment::Enrolment;
+use flotilla_identity::keys::KeyRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -38,6 +39,7 @@ pub(crate) enum BackupDocument {
     Fleet(FleetDocument),
     Authority(AuthorityDocument),
     Enrolment(EnrolmentDocument),
+    Key(Box<KeyDocument>),
 }
 
 /// The operation (cordon or drain) in effect on a node.
@@ -58,6 +60,16 @@ pub(crate) struct ArtifactDocument {
     pub(crate) kind: ArtifactKind,
     pub(crate) metadata: DocumentMetadata,
     pub(crate) spec: Manifest,
+}
+
+/// An API key, whose name is its id: its name, role, scope and times, and a digest of its secret.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct KeyDocument {
+    pub(crate) api_version: String,
+    pub(crate) kind: KeyKind,
+    pub(crate) metadata: DocumentMetadata,
+    pub(crate) spec: KeyRecord,
 }
 
 /// The identity of the fleet, whose name is its id.
@@ -110,6 +122,11 @@ pub(crate) struct DocumentMetadata {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum NodeOperationKind {
     NodeOperation,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum KeyKind {
+    ApiKey,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,6 +190,18 @@ impl BackupDocument {
             metadata: DocumentMetadata { name },
             spec: enrolment,
         })
+    }
+
+    /// The record of an API key.
+    pub(crate) fn key(record: KeyRecord) -> Self {
+        Self::Key(Box::new(KeyDocument {
+            api_version: API_VERSION.into(),
+            kind: KeyKind::ApiKey,
+            metadata: DocumentMetadata {
+                name: record.id.to_string(),
+            },
+            spec: record,
+        }))
     }
 
     /// The operation on the node `name`.
@@ -260,6 +289,9 @@ fn read_document(document: Value) -> anyhow::Result<Option<BackupDocument>> {
         ),
         "Enrolment" => BackupDocument::Enrolment(
             serde_json::from_value(document).context("the enrolment of a node cannot be read")?,
+        ),
+        "ApiKey" => BackupDocument::Key(
+            serde_json::from_value(document).context("the API key cannot be read")?,
         ),
         "NodeOperation" => BackupDocument::NodeOperation(
             serde_json::from_value(document).context("the operation of a node cannot be read")?,

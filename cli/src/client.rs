@@ -1,20 +1,26 @@
 //! Client of the fleet's HTTP API.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use reqwest::header::{CONTENT_LENGTH, RETRY_AFTER};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::Endpoint;
 use crate::connection_error::{self, wants_tls, without_credentials};
+use crate::fleet_address::FleetAddress;
 
 /// Maximum time to connect. An address that swallows packets is given up then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the URL of an admin socket begins.
+const SOCKET_SCHEME: &str = "unix:";
+/// The URL of requests over the admin socket.
+const SOCKET_BASE: &str = "http://localhost/";
 
 /// Attempts to upload a file while too many others are uploaded.
 const UPLOAD_ATTEMPTS: usize = 60;
@@ -28,6 +34,8 @@ const UPLOAD_RETRY_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct FleetClient {
     client: Client,
     base: Url,
+    /// The admin socket, if the fleet is reached over it.
+    socket: Option<PathBuf>,
 }
 
 /// A list of resources.
@@ -54,26 +62,53 @@ pub(crate) fn print_notes(notes: &[String]) {
 }
 
 impl FleetClient {
-    /// Creates a client of the fleet at `endpoint`. A `/v1` at the end of the URL, as OpenAI clients
-    /// need it, is ignored.
+    /// Creates a client of the fleet at `endpoint`, or of the context. A `/v1` at the end of the URL, as OpenAI
+    /// clients need it, is ignored.
     pub(crate) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
-        let url = endpoint.url.trim_end_matches('/');
+        Self::of(FleetAddress::of(endpoint)?)
+    }
+
+    /// Creates a client of the fleet at `address`.
+    pub(crate) fn of(address: FleetAddress) -> anyhow::Result<Self> {
+        let builder = Client::builder()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .default_headers(key_header(address.key.as_deref())?);
+        if let Some(path) = address.url.strip_prefix(SOCKET_SCHEME) {
+            let socket = PathBuf::from(path);
+            return Ok(Self {
+                client: builder.no_proxy().unix_socket(socket.clone()).build()?,
+                base: Url::parse(SOCKET_BASE)?,
+                socket: Some(socket),
+            });
+        }
+        let builder = match &address.ca_file {
+            Some(file) => builder.tls_certs_merge(read_certificates(file)?),
+            None => builder,
+        };
+        let url = address.url.trim_end_matches('/');
         let url = url.strip_suffix("/v1").unwrap_or(url);
         let base = Url::parse(url).ok();
         let is_url = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
         let base = base.filter(is_url).with_context(|| {
             format!(
-                "'{}' is not the URL of a fleet: give http://HOST:PORT of a controller's --http, or https://HOST:PORT where a proxy adds TLS",
-                without_credentials(&endpoint.url)
+                "'{}' is not the URL of a fleet: give http://HOST:PORT of a controller's --http, https://HOST:PORT where a proxy adds TLS, or unix:PATH of the admin socket",
+                without_credentials(&address.url)
             )
         })?;
         Ok(Self {
-            client: Client::builder()
-                .tcp_nodelay(true)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .build()?,
+            client: builder.build()?,
             base,
+            socket: None,
         })
+    }
+
+    /// The URL of the fleet, as it is shown to people.
+    pub(crate) fn shown_url(&self) -> String {
+        match &self.socket {
+            Some(socket) => format!("{SOCKET_SCHEME}{}", socket.display()),
+            None => without_credentials(self.base.as_str().trim_end_matches('/')),
+        }
     }
 
     /// Sends a `GET` request and parses the JSON response.
@@ -118,6 +153,11 @@ impl FleetClient {
     /// Sends a `GET` request and returns the response for streaming.
     pub(crate) async fn get_stream(&self, path: &[&str]) -> anyhow::Result<Response> {
         self.send(self.request(Method::GET, path)).await
+    }
+
+    /// Sends a `GET` request and returns the response, whatever its status.
+    pub(crate) async fn get_unchecked(&self, path: &[&str]) -> anyhow::Result<Response> {
+        self.send_unchecked(self.request(Method::GET, path)).await
     }
 
     /// Sends a `PUT` request with a JSON body and parses the JSON response.
@@ -235,8 +275,37 @@ impl FleetClient {
 
     async fn send_unchecked(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let sent = request.send().await;
-        sent.map_err(|error| anyhow!(connection_error::message(&self.base, &error)))
+        sent.map_err(|error| match &self.socket {
+            Some(socket) => anyhow!(connection_error::socket_message(socket, &error)),
+            None => anyhow!(connection_error::message(&self.base, &error)),
+        })
     }
+}
+
+/// The header that presents a key.
+///
+/// # Errors
+/// Returns an error if the key cannot be in a header, as no key of a fleet.
+fn key_header(key: Option<&str>) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if let Some(key) = key {
+        let value = HeaderValue::from_str(&format!("Bearer {key}"));
+        let mut value = value.map_err(|_| anyhow!("the API key has characters that no key has"))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+/// Reads the certificate authorities in a PEM file.
+fn read_certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let context = || format!("cannot use the certificates in {}", file.display());
+    let pem = std::fs::read(file).with_context(context)?;
+    let certificates = Certificate::from_pem_bundle(&pem).with_context(context)?;
+    if certificates.is_empty() {
+        bail!("{}: it has none", context());
+    }
+    Ok(certificates)
 }
 
 /// Returns when the controller wants the request to be sent again.

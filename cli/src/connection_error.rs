@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::Path;
 
 use reqwest::Url;
 
@@ -24,6 +25,15 @@ enum ConnectionProblem {
     NotHttp,
     /// Anything else.
     Other,
+}
+
+/// Returns the message for a request over the admin socket `socket` that failed with `error`.
+pub(crate) fn socket_message(socket: &Path, error: &reqwest::Error) -> String {
+    format!(
+        "no answer on the admin socket {} ({}): is a controller running with this data directory, and as this user?",
+        socket.display(),
+        root_cause(error)
+    )
 }
 
 /// Returns the message for a request to the fleet at `base` that failed with `error`.
@@ -62,7 +72,7 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
 /// Says what is wrong with a certificate, and what to do about it.
 fn certificate_problem(cause: &str, host: &str) -> String {
     if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
-        "no authority that this machine trusts has signed it; name the file of that authority's certificate in SSL_CERT_FILE (a fleet's is authority.crt in a controller's --data-dir)".into()
+        "no authority that this machine trusts has signed it; give the file of that authority's certificate with --ca-file (a fleet's is authority.crt in a controller's --data-dir)".into()
     } else if cause.contains("NotValidForName") || cause.contains("not valid for name") {
         format!("it is not valid for the name {host}; use a name that it is valid for")
     } else if cause.contains("Expired")
@@ -210,7 +220,7 @@ mod tests {
     #[test]
     fn problems_of_certificates_are_named_with_what_to_do() {
         for (cause, problem) in [
-            ("invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+            ("invalid peer certificate: UnknownIssuer", "--ca-file"),
             (
                 "invalid peer certificate: certificate not valid for name \"h\"; certificate is only valid for DnsName(\"x\")",
                 "not valid for the name h",

@@ -11,8 +11,8 @@ use flotilla_core::routing::{
 };
 use flotilla_dispatch::DecisionRecord;
 
-use crate::output;
 use crate::resource_text::counted;
+use crate::{encoder_text, output};
 
 /// Maximum number of rejected replicas with a row of their own.
 const MAX_REJECTED_ROWS: usize = 20;
@@ -50,6 +50,11 @@ pub(crate) fn decision_text(record: &DecisionRecord) -> String {
     ]);
     if let Some(classified) = &decision.classification {
         text += &classification(classified);
+        text += &classified
+            .encoder
+            .as_ref()
+            .map(encoder_text::record)
+            .unwrap_or_default();
     }
     text += &candidates(decision);
     text += &earlier_steps(decision);
@@ -276,7 +281,7 @@ fn tier_outcome(tier: &TierRecord) -> &'static str {
     }
 }
 
-fn joules(Joules(joules): Joules) -> String {
+pub(crate) fn joules(Joules(joules): Joules) -> String {
     format!("{joules:.3} J")
 }
 

@@ -12,7 +12,7 @@ use flotilla_core::spec::{LearnSource, LearnSpec, ObjectiveSpec, TaskSpec};
 use crate::args::{DescribableKind, DescribeArgs};
 use crate::client::{FleetClient, ListResponse};
 use crate::resource_text::{abstain_rule, disk, gpu_memory, node_state};
-use crate::{output, separation_text};
+use crate::{encoder_text, output, separation_text};
 
 /// Maximum number of a task's examples that are printed.
 const MAX_EXAMPLES: usize = 5;
@@ -142,6 +142,9 @@ fn describe_router(router: Option<&RouterResource>, classifier: &ClassifierStatu
             .into(),
         ),
     ]);
+    if let Some(encoder) = &classifier.encoder {
+        text += &encoder_text::status(encoder);
+    }
     if let Some(separation) = &classifier.separation {
         text += "\n";
         text += &separation_text::report(separation);

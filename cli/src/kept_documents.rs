@@ -35,7 +35,7 @@ fn read(state: &KeptState) -> Backup {
         BackupDocument::Fleet(_) => 1,
         BackupDocument::Artifact(_) => 2,
         BackupDocument::Resource(_) => 3,
-        BackupDocument::NodeOperation(_) => 4,
+        BackupDocument::NodeOperation(_) | BackupDocument::Key(_) => 4,
     });
     backup
 }
@@ -59,6 +59,10 @@ fn read_entry(entry: &KeptEntry, epoch: u64) -> anyhow::Result<Option<BackupDocu
         Some(StoreKey::Enrolment(name)) => {
             let enrolment = serde_json::from_str(&entry.value)?;
             Some(BackupDocument::enrolment(name.to_string(), enrolment))
+        }
+        Some(StoreKey::ApiKey(_)) => {
+            let record = serde_json::from_str(&entry.value)?;
+            Some(BackupDocument::key(record))
         }
         Some(StoreKey::NodeOperation(name)) => {
             let operation = serde_json::from_str(&entry.value)?;

@@ -10,7 +10,7 @@ pub(crate) fn explanation(document: &Value) -> Option<&'static str> {
         Some("Node") => Some(
             "files do not describe nodes, since a node is what its agent reports: use `flotilla cordon`, `uncordon`, `drain` or `delete node NAME`, and the agent's --label, --taint and --zone",
         ),
-        Some("Fleet" | "Artifact" | "NodeOperation") => {
+        Some("Fleet" | "Artifact" | "NodeOperation" | "ApiKey") => {
             Some("this is a part of a backup: use `flotilla restore FILE`")
         }
         Some(_) => None,
@@ -38,6 +38,7 @@ mod tests {
             (json!({"kind": "Node"}), "flotilla cordon"),
             (json!({"kind": "NodeOperation"}), "flotilla restore"),
             (json!({"kind": "Artifact"}), "flotilla restore"),
+            (json!({"kind": "ApiKey"}), "flotilla restore"),
             (json!({"kind": "Fleet"}), "flotilla restore"),
             (
                 json!({"name": "a", "digest": "d", "size": 1, "files": 1}),

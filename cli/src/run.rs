@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
-    access, agent, apply, backup, chat, controller, dataset, delete, describe, eval, explain, get,
-    logging, node_operations, push, reference, runner, tasks, top, up,
+    access, agent, apply, audit, backup, chat, controller, dataset, delete, describe, eval,
+    explain, get, keys, logging, login, node_operations, push, reference, runner, tasks, top, up,
 };
 
 /// Runs the command on the process's command line and returns the exit code of the process.
@@ -79,6 +79,10 @@ async fn run(command: Command, log: &str) -> anyhow::Result<()> {
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Delete(args) => delete::run(args).await,
+        Command::Key(command) => keys::run(command).await,
+        Command::Audit(args) => audit::run(args).await,
+        Command::Login(args) => login::login(args).await,
+        Command::Context(command) => login::context(command),
         Command::Model(ModelCommand::Push(args)) => push::run(args).await,
         Command::Backup(args) => backup::backup(args).await,
         Command::Restore(args) => backup::restore(args).await,

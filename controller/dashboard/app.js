@@ -6,6 +6,7 @@ import { store } from "./store.js";
 import { useNow, useRoute, useStore, useTheme } from "./hooks.js";
 import { href, VIEWS } from "./routes.js";
 import { ConnectionBanner, ConnectionState } from "./connection.js";
+import { hasSession, identify, logout, mayInfer } from "./identity.js";
 import { Icon } from "./icons.js";
 import { duration } from "./format.js";
 import { Fleet } from "./views/fleet.js";
@@ -18,6 +19,7 @@ import { Energy } from "./views/energy.js";
 import { Decisions } from "./views/decisions.js";
 import { DecisionPage } from "./views/decision.js";
 import { Playground } from "./views/playground.js";
+import { Login } from "./views/login.js";
 
 const live = new Live(store);
 
@@ -32,10 +34,12 @@ const PAGES = {
 };
 
 function Nav({ view }) {
+  const { identity } = useStore("identity");
+  const views = VIEWS.filter((name) => name !== "playground" || mayInfer(identity));
   return html`
     <nav class="nav" aria-label="Views">
       <ul>
-        ${VIEWS.map(
+        ${views.map(
           (name) => html`
             <li key=${name}>
               <a href=${href(name)} aria-current=${name === view ? "page" : null}>
@@ -46,6 +50,18 @@ function Nav({ view }) {
         )}
       </ul>
     </nav>
+  `;
+}
+
+/** Who has logged in, and the way out. */
+function Account() {
+  const { identity } = useStore("identity");
+  if (!hasSession(identity)) return null;
+  return html`
+    <div class="account">
+      <p class="muted">${identity.name}, ${identity.role}</p>
+      <button type="button" class="button" onClick=${logout}>Log out</button>
+    </div>
   `;
 }
 
@@ -108,18 +124,19 @@ function useViewChange(key, title) {
     if (shownKey.current === key) return;
     shownKey.current = key;
     scrollTo(0, scrollPositions.get(key) ?? 0);
-    main.current.focus({ preventScroll: true });
+    main.current?.focus({ preventScroll: true });
   }, [key]);
   return main;
 }
 
 function App() {
   const { view, id } = useRoute();
-  const { connection, loaded } = useStore("connection", "loaded");
+  const { connection, loaded, identity } = useStore("connection", "loaded", "identity");
   const page = PAGES[view];
   const isDetail = page.detail && id !== null;
   const main = useViewChange(`${view}/${id ?? ""}`, isDetail ? id : page.title);
   const View = isDetail ? page.detail : page.list;
+  if (identity === null) return html`<${Login} />`;
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current.focus(); }}>Skip to the view</a>
     <header class="side">
@@ -129,6 +146,7 @@ function App() {
         <${ThemeSwitch} />
       </div>
       <${Nav} view=${view} />
+      <${Account} />
       <${Controllers} />
     </header>
     <div class="page">
@@ -144,4 +162,4 @@ function App() {
 }
 
 render(html`<${App} />`, document.getElementById("app"));
-live.run();
+identify().then(() => live.run());

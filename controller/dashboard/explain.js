@@ -30,7 +30,7 @@ function Step({ label, children, last = false, tone = "" }) {
 
 function Path({ record }) {
   const { requested_model, task, classification, model, node, outcome } = record;
-  const { confidence, abstained } = classification ?? {};
+  const { confidence, abstained } = classification?.encoder?.classification ?? classification ?? {};
   const status = outcome?.status;
   return html`
     <ol class="path" aria-label="Path of the request">
@@ -82,16 +82,42 @@ function Evidence({ evidence, score, bias, task }) {
   `;
 }
 
+/** Why the encoder did not classify a request that the classifier was unsure of. */
+const NOT_USED = {
+  timeout: "did not answer in time",
+  busy: "was busy",
+  unavailable: "has no replica that was ready",
+  zone: "has no replica in the zones that the text may enter",
+  not_trained: "is not trained on the tasks as they are",
+  failed: "failed",
+};
+
+/** What the encoder made of a request that the classifier was unsure of. */
+function Encoder({ encoder }) {
+  const { model, node, outcome, duration_ms, detail, classification } = encoder;
+  const facts = [node && `on ${node}`, ms(duration_ms), encoder.joules && joules(encoder.joules)].filter(Boolean).join(", ");
+  return html`
+    <h3>Encoder</h3>
+    ${classification
+      ? html`<p>The classifier was unsure. By the vector that <${ModelLink} name=${model} /> made (${facts}) it is <b>${classification.best_task}</b> with a confidence of ${percent(classification.confidence)}; the threshold is ${percent(classification.threshold)}.</p>
+          <${Confidence} name=${classification.best_task} value=${classification.confidence} threshold=${classification.threshold} tone=${classification.abstained ? "warn" : ""} />
+          ${classification.nearest && html`<p>Its nearest example is “${classification.nearest.text}” (cosine ${classification.nearest.similarity.toFixed(2)}).</p>`}`
+      : html`<p>The classifier was unsure, but <${ModelLink} name=${model} /> ${NOT_USED[outcome] ?? outcome} (${facts}${detail ? `: ${detail}` : ""}). The classifier decided.</p>`}
+  `;
+}
+
 function Task({ record }) {
   const { classification, task, requested_model } = record;
   if (!classification) {
     return html`<${Panel} title="Which task"><p>${task ? `The request named the task ${task}.` : html`The request named the model <b class="mono">${requested_model}</b>: the classifier was not used.`}</p><//>`;
   }
-  const { best_task, confidence, runner_up, threshold, abstained, nearest } = classification;
+  const { best_task, confidence, runner_up, threshold, abstained, nearest, encoder } = classification;
   return html`
     <${Panel} title="Which task">
       <p class="sentence">
-        ${abstained
+        ${abstained && encoder?.classification
+          ? html`<b>${best_task}</b> has the highest confidence by words and letters, but its ${percent(confidence)} is below the threshold of ${percent(threshold)}: the encoder decided.`
+          : abstained
           ? html`<b>${best_task}</b> has the highest confidence, but its ${percent(confidence)} is below the threshold of ${percent(threshold)}: ${task ? html`the default task <b>${task}</b> was used.` : "there is no default task."}`
           : html`<b>${best_task}</b> with a confidence of ${percent(confidence)}; the threshold is ${percent(threshold)}.`}
       </p>
@@ -99,6 +125,7 @@ function Task({ record }) {
       ${runner_up && html`<${Confidence} name=${runner_up.task} value=${runner_up.confidence} threshold=${threshold} tone="quiet" />`}
       <p class="legend-line"><span class="swatch-threshold"></span>threshold</p>
       ${nearest && html`<p>The nearest example of ${best_task} is “${nearest.text}” (similarity ${nearest.similarity.toFixed(2)}).</p>`}
+      ${encoder && html`<${Encoder} encoder=${encoder} />`}
       <${Evidence} ...${classification} task=${best_task} />
     <//>
   `;

@@ -18,6 +18,7 @@ export class Live {
 
   async run() {
     for (;;) {
+      await this.#login();
       const problem = await this.#stream();
       const wait = this.#nextWait();
       this.#connection({ phase: "lost", retryAt: Date.now() + wait, problem });
@@ -42,6 +43,10 @@ export class Live {
     resetWatchdog();
     try {
       const response = await fetch(ENDPOINT, { signal: abort.signal, cache: "no-store" });
+      if (response.status === 401) {
+        this.#store.set({ identity: null });
+        return "the session has ended";
+      }
       if (!response.ok) return `it replied with HTTP ${response.status}`;
       for await (const { event, data } of events(response.body)) {
         resetWatchdog();
@@ -58,6 +63,19 @@ export class Live {
       clearTimeout(watchdog);
       abort.abort();
     }
+  }
+
+  /** Waits while nobody has logged in. */
+  async #login() {
+    if (this.#store.state.identity !== null) return;
+    await new Promise((resolve) => {
+      const end = this.#store.listen(["identity"], () => {
+        if (this.#store.state.identity === null) return;
+        end();
+        resolve();
+      });
+    });
+    this.#failures = 0;
   }
 
   #connection(parts) {

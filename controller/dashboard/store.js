@@ -67,6 +67,8 @@ const handlers = {
 export class Store {
   state = {
     loaded: false,
+    // Who uses the page; `null` if nobody has logged in where the fleet requires keys, `undefined` before that is known.
+    identity: undefined,
     connection: { phase: "connecting", receivedAt: null, retryAt: null, problem: null },
     controller: null,
     controllers: [],

@@ -48,7 +48,7 @@ pub struct ControllerConfig {
     pub ca_file: Option<PathBuf>,
     /// Largest request body, in bytes.
     pub max_body: usize,
-    /// What clients of the API see besides the models.
+    /// Who may use the API, and what clients see besides the models.
     pub http_api: HttpApiConfig,
     /// Longest time that a request waits for its first token.
     pub first_token_timeout: Duration,
@@ -69,6 +69,15 @@ pub struct ControllerConfig {
     pub telemetry: TelemetrySettings,
     /// Time that open streams have to finish when the controller stops.
     pub stop_grace: Duration,
+}
+
+impl ControllerConfig {
+    /// Whether the API is closed to requests without a key: if so configured, and wherever other machines reach it,
+    /// unless an operator has said that it may be open.
+    pub(crate) fn requires_keys(&self) -> bool {
+        let is_reachable = !self.http.ip().is_loopback();
+        self.http_api.require_keys || (is_reachable && !self.tls.insecure)
+    }
 }
 
 impl Default for ControllerConfig {
@@ -100,11 +109,15 @@ impl Default for ControllerConfig {
     }
 }
 
-/// What clients of the API see besides the models.
+/// Who may use the API, and what clients see besides the models.
 #[derive(Debug, Clone)]
 pub struct HttpApiConfig {
     /// Origins whose web pages may use the API, except the admin API.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Whether requests need a key. Without, everybody who reaches the API may do everything.
+    pub require_keys: bool,
+    /// Host names that clients may reach the API by, besides those that the controller knows itself.
+    pub hosts: Vec<String>,
     /// Silence of a stream after which a comment is sent.
     pub stream_keep_alive: Duration,
     /// Whether `/v1/models` lists `auto` and the tasks too.
@@ -120,6 +133,8 @@ impl Default for HttpApiConfig {
         } = ApiConfig::default();
         Self {
             cors_origins: Vec::new(),
+            require_keys: false,
+            hosts: Vec::new(),
             stream_keep_alive,
             list_tasks,
         }
@@ -226,6 +241,22 @@ impl fmt::Display for StoreAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn api_that_other_machines_reach_requires_keys() {
+        let requires = |http: &str, insecure: bool, require_keys: bool| {
+            let mut config = ControllerConfig::default();
+            config.http = http.parse().unwrap();
+            config.tls.insecure = insecure;
+            config.http_api.require_keys = require_keys;
+            config.requires_keys()
+        };
+        assert!(!requires("127.0.0.1:1", false, false));
+        assert!(requires("127.0.0.1:1", false, true));
+        assert!(requires("0.0.0.0:1", false, false));
+        assert!(!requires("0.0.0.0:1", true, false));
+        assert!(requires("0.0.0.0:1", true, true));
+    }
 
     #[test]
     fn store_addresses_are_parsed_and_printed() {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route, RouteTarget,
 };
@@ -60,12 +61,12 @@ impl<B: Backend> Backend for CutOffBackend<B> {
         self.wait(self.inner.embed(request)).await
     }
 
-    fn models(&self) -> Vec<ModelCard> {
-        self.inner.models()
+    fn models(&self, access: &AccessScope) -> Vec<ModelCard> {
+        self.inner.models(access)
     }
 
-    fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
-        self.inner.model(target)
+    fn model(&self, target: &RouteTarget, access: &AccessScope) -> Option<ModelCard> {
+        self.inner.model(target, access)
     }
 
     fn answer_timeout(&self) -> Duration {

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
 use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation};
+use flotilla_identity::keys::Action;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName};
 use rust_embed::{EmbeddedFile, RustEmbed};
@@ -33,7 +34,7 @@ pub(crate) fn router() -> ApiRoutes {
     let by_path =
         |ApiPath(path): ApiPath<String>, headers: HeaderMap| async move { file(&path, &headers) };
     let redirect = || get(async || Redirect::temporary("/dashboard/"));
-    let page = |path, summary| Operation::new("get", path, summary);
+    let page = |path, summary| Operation::new(Action::Public, "get", path, summary);
     ApiRoutes::new()
         .route(
             page("/", "Redirects to the page").returns_nothing(307),

@@ -8,9 +8,11 @@
 //! crate `flotilla-dispatch`, which works on the part of the view that [`fleet`] publishes for it.
 //! Start reading at [`Controller::start`].
 
+mod access;
 pub mod admin;
 mod advertised_address;
 pub mod artifacts;
+mod audit;
 mod config;
 mod connections;
 mod cut_off_backend;
@@ -21,6 +23,7 @@ pub mod fleet;
 mod kept_state;
 mod leader;
 pub mod link;
+mod login;
 mod pem_files;
 mod pending;
 mod reconcile;

@@ -18,6 +18,7 @@ use crate::store::backoff::RetryDelays;
 use crate::store::{LEASE_TTL, Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
 use crate::waiting_levels::WaitingLevels;
 use flotilla_dispatch::WaitingCounts;
+use flotilla_identity::keys::ControllerSecret;
 use flotilla_identity::random_id;
 
 /// Changes within this time are written together.
@@ -87,6 +88,9 @@ impl Registrar {
             if may_found_fleet(&view) {
                 self.ensure_fleet_id().await?;
             }
+            if needs_controller_secret(&view) {
+                self.ensure_controller_secret().await?;
+            }
             waiting.update(&self.waiting.borrow_and_update(), Instant::now());
             let desired = self.desired(&view, &waiting);
             self.store_node_records(&view).await?;
@@ -117,6 +121,19 @@ impl Registrar {
     async fn ensure_fleet_id(&self) -> Result<(), StoreError> {
         let id = random_id().into_bytes();
         let write = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id, Precondition::Absent);
+        match self.store.write(vec![write]).await {
+            Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the fleet's controllers a shared secret if they have none.
+    async fn ensure_controller_secret(&self) -> Result<(), StoreError> {
+        let secret = ControllerSecret::generate().map_err(|_| {
+            StoreError::Failed("the system has no random numbers for a secret".into())
+        })?;
+        let key = keys::CONTROLLER_SECRET.to_owned();
+        let write = StoreWrite::put_if(key, secret.into_bytes(), Precondition::Absent);
         match self.store.write(vec![write]).await {
             Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
             Err(error) => Err(error),
@@ -159,6 +176,14 @@ impl Registrar {
 /// store under another id the nodes of a fleet that it has lost could not come back.
 fn may_found_fleet(view: &FleetView) -> bool {
     view.synced && view.kept_since.is_none() && view.fleet_id.is_none() && view.lost_fleet.is_none()
+}
+
+/// Returns whether the store has a fleet whose controllers share no secret yet.
+fn needs_controller_secret(view: &FleetView) -> bool {
+    view.is_of_store()
+        && view.fleet_id.is_some()
+        && view.controller_secret.is_none()
+        && !view.undecoded.keys.contains(keys::CONTROLLER_SECRET)
 }
 
 /// Waits until a time, or for ever if there is none.

@@ -147,6 +147,7 @@ impl Controller {
         let connections = ConnectionLimits::of_this_process();
         startup.start_links(link, connections.table("link"), tls.clone());
         let api = startup.start_api(pending, &telemetry);
+        startup.start_admin_socket(api.clone(), connections.table("admin"));
         let Startup {
             fleet,
             drain,

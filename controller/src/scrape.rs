@@ -10,6 +10,7 @@ use axum::http::HeaderName;
 use axum::routing::get;
 use flotilla_core::node::join_zones;
 use flotilla_gateway::{ApiQuery, ApiRoutes, Operation};
+use flotilla_identity::keys::Action;
 use flotilla_proto::v1::MetricsRequest;
 use flotilla_telemetry::KeyValue;
 use flotilla_telemetry::instruments::{RecordValue, observe_counts};
@@ -51,6 +52,7 @@ fn include_nodes_default() -> bool {
 pub(crate) fn router(registry: PrometheusRegistry, fleet: FleetHandle) -> ApiRoutes {
     let state = ScrapeState { registry, fleet };
     let operation = Operation::new(
+        Action::Read,
         "get",
         "/metrics",
         "Returns the metrics of the controller and the nodes, for Prometheus",

@@ -16,12 +16,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AllowedHosts, ControllerAccess};
 use crate::admin;
 use crate::admin::OtherControllers;
 use crate::admin::datasets::DatasetsState;
 use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceAccess};
+use crate::audit::{AuditFiles, AuditLog};
 use crate::config::ControllerConfig;
-use crate::connections::{Acceptor, ConnectionTable};
+use crate::connections::{Acceptor, AdminSocket, ConnectionTable};
 use crate::cut_off_backend::CutOffBackend;
 use crate::datasets::{DATASETS_DIR, DatasetKeeper};
 use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
@@ -32,7 +34,7 @@ use crate::store::{MonitoredStore, Store};
 use crate::store_follower::StoreFollower;
 use crate::tls::{ControllerClient, ServerTls, TlsError, TlsHandle, TlsKeeper};
 use crate::traffic::TrafficLog;
-use crate::{dashboard, epoch, leader, pending, reconcile, scrape};
+use crate::{dashboard, epoch, leader, login, pending, reconcile, scrape};
 
 /// Longest wait for the authority and the certificates at the start.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -236,6 +238,7 @@ impl Startup {
         let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()))
             .with_datasets(Arc::new(datasets.clone()));
         let (dispatcher, classifier) = self.start_dispatcher(pending, observer);
+        let encoder = dispatcher.latest_encoder();
         let (fleet, stop) = (&self.fleet, &self.stop);
         self.tasks
             .spawn(traffic.clone().run(fleet.clone(), stop.clone()));
@@ -254,11 +257,15 @@ impl Startup {
         let decisions = admin::decisions::router(dispatcher.clone(), others.clone(), max_body);
         let datasets = admin::datasets::router(DatasetsState {
             datasets,
-            others,
+            others: others.clone(),
             dispatcher: dispatcher.clone(),
             classifier: classifier.clone(),
         });
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
+        let files = AuditFiles::in_dir(&self.config.data_dir);
+        let (audit, write_audit) = AuditLog::new(files.clone(), self.stop.clone());
+        self.tasks.spawn(write_audit);
+        let audit_routes = admin::audit::router(files, others);
         let backend = CutOffBackend {
             inner: dispatcher,
             cut: self.cut.clone(),
@@ -267,21 +274,59 @@ impl Startup {
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
             .merge(dashboard::router())
+            .merge(login::router(fleet.clone()))
             .merge(admin::router(
                 fleet.clone(),
                 self.store.clone(),
                 self.blobs.clone(),
-                classifier,
+                admin::TrainedClassifiers {
+                    classifier,
+                    encoder,
+                },
                 self.id.clone(),
                 self.secret.clone(),
                 self.drain.clone(),
             ))
             .merge(decisions)
+            .merge(audit_routes)
             .merge(datasets);
-        flotilla_gateway::add_edge(routes, &self.config.http_api.cors_origins)
+        let http_api = &self.config.http_api;
+        let access = ControllerAccess {
+            fleet: fleet.clone(),
+            controller: self.id.as_str().into(),
+            audit,
+            require_keys: self.config.requires_keys(),
+            hosts: Arc::new(self.allowed_hosts()),
+            origins: http_api.cors_origins.as_slice().into(),
+        };
+        flotilla_gateway::add_edge(routes, &http_api.cors_origins, access)
     }
 
-    /// Starts the training of the classifier and creates the dispatcher.
+    /// The host names that clients may reach the API by.
+    fn allowed_hosts(&self) -> AllowedHosts {
+        let machine = sysinfo::System::host_name().ok();
+        let advertised = self.config.advertise_http.iter();
+        let configured = self.config.http_api.hosts.iter();
+        let hosts = machine.iter().chain(advertised).chain(configured);
+        AllowedHosts::new(hosts.map(String::as_str))
+    }
+
+    /// Opens the admin socket, and starts its server. A controller that cannot open it serves without.
+    pub(crate) fn start_admin_socket(&mut self, api: axum::Router, connections: ConnectionTable) {
+        match AdminSocket::open(&self.config.data_dir) {
+            Ok(socket) => {
+                self.tasks
+                    .spawn(socket.run(api, connections, self.drain.clone()));
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                data_dir = %self.config.data_dir.display(),
+                "the admin socket admin.sock cannot be opened in the data directory: `flotilla --url unix:` does not work here"
+            ),
+        }
+    }
+
+    /// Starts the training of the classifiers and creates the dispatcher.
     fn start_dispatcher(
         &mut self,
         pending: PendingQueue,
@@ -307,6 +352,9 @@ impl Startup {
                 record_prompts: self.config.record_prompts,
             },
         );
+        let (encoder, stop) = (dispatcher.clone(), self.stop.clone());
+        self.tasks
+            .spawn(async move { encoder.train_encoder(stop).await });
         (dispatcher, classifier)
     }
 }

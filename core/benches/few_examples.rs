@@ -1,13 +1,15 @@
-//! Prints how well the classifier routes with few examples of each task: for CLINC150 with its domains and its intents as
-//! tasks, and for Banking77. See `datasets/mod.rs` for where the data comes from.
+//! Prints how well the classifier routes with few examples of each task, without an encoder and with one: for CLINC150 with
+//! its domains and its intents as tasks, and for Banking77. See `datasets/mod.rs` for where the data comes from, and
+//! `datasets/sentence_vectors.rs` for where the encoder's vectors come from.
 
 mod datasets;
 
 use std::time::Instant;
 
 use datasets::languages;
+use datasets::sentence_vectors::SentenceVectors;
 use datasets::{Label, Request, banking77, clinc150, draw, with_typos};
-use flotilla_core::routing::{Classifier, TrainingSet};
+use flotilla_core::routing::{Classifier, EncoderClassifier, TrainingSet};
 use flotilla_core::spec::AbstainRule;
 
 /// Draws of each row.
@@ -23,6 +25,22 @@ struct Row {
     held_at_5_percent_wrong: f64,
     auroc: f64,
     seconds: f64,
+    with_encoder: Option<EncoderRow>,
+}
+
+/// Shares of requests, summed over the draws, where an encoder classifies those that the classifier is unsure of.
+#[derive(Default)]
+struct EncoderRow {
+    right: f64,
+    /// Requests that belong to a task and are classified by the encoder.
+    unsure: f64,
+    held_in_scope: f64,
+    held_out_of_scope: f64,
+    sent_wrong: f64,
+    seconds: f64,
+    /// The mean confidence of the encoder in the requests that it classifies, and the share of them that is right.
+    confidence: f64,
+    right_of_unsure: f64,
 }
 
 /// What the classifier says of a request: whether its best task is right, whether it abstains, with what confidence.
@@ -30,15 +48,32 @@ struct Judged {
     right: bool,
     abstained: bool,
     confidence: f32,
+    /// Whether the encoder has classified the request.
+    unsure: bool,
 }
 
-fn judge(classifier: &Classifier, requests: &[Request]) -> Vec<Judged> {
+fn judge(
+    classifier: &Classifier,
+    encoder: Option<(&EncoderClassifier, &SentenceVectors)>,
+    requests: &[Request],
+) -> Vec<Judged> {
     let judged = requests.iter().map(|(text, task)| {
         let classification = classifier.classify([text.as_str()].into_iter(), 0);
+        let encoded = encoder.filter(|_| classification.is_unsure);
+        let encoded = encoded.map(|(encoder, vectors)| {
+            let encoded = encoder.classify(&classification, vectors.of(text));
+            encoded.expect("all vectors have as many values")
+        });
+        let unsure = encoded.is_some();
+        let (best, abstained) = match encoded {
+            Some(encoded) => (encoded.best, encoded.abstained),
+            None => (classification.best, classification.abstained),
+        };
         Judged {
-            right: Some(&classification.best.task) == task.as_ref(),
-            abstained: classification.abstained,
-            confidence: classification.best.confidence,
+            right: Some(&best.task) == task.as_ref(),
+            abstained,
+            confidence: best.confidence,
+            unsure,
         }
     });
     judged.collect()
@@ -71,13 +106,23 @@ fn auroc(inside: &[Judged], outside: &[Judged]) -> f64 {
 }
 
 impl Row {
-    fn add(&mut self, examples: &TrainingSet, in_scope: &[Request], out_of_scope: &[Request]) {
+    fn add(
+        &mut self,
+        examples: &TrainingSet,
+        vectors: Option<&SentenceVectors>,
+        in_scope: &[Request],
+        out_of_scope: &[Request],
+    ) {
         let start = Instant::now();
         let classifier = Classifier::train(examples, AbstainRule::default());
         self.seconds += start.elapsed().as_secs_f64();
         let classifier = classifier.expect("there are tasks");
-        let inside = judge(&classifier, in_scope);
-        let outside = judge(&classifier, out_of_scope);
+        let inside = judge(&classifier, None, in_scope);
+        let outside = judge(&classifier, None, out_of_scope);
+        if let Some(vectors) = vectors {
+            let row = self.with_encoder.get_or_insert_default();
+            row.add(&classifier, examples, vectors, in_scope, out_of_scope);
+        }
         self.right += share(&inside, |one| one.right);
         self.held_in_scope += share(&inside, |one| one.abstained);
         self.held_out_of_scope += share(&outside, |one| one.abstained);
@@ -88,7 +133,7 @@ impl Row {
 
     fn print(&self, name: &str, draws: u64) {
         let percent = |sum: f64| format!("{:.1}", 100.0 * sum / draws as f64);
-        println!(
+        print!(
             "{name:<28} {:>6} {:>10} {:>10} {:>8} {:>10} {:>8.2} {:>6}",
             percent(self.right),
             percent(self.held_in_scope),
@@ -98,14 +143,83 @@ impl Row {
             self.seconds / draws as f64,
             percent(self.auroc)
         );
+        if let Some(row) = &self.with_encoder {
+            print!(
+                " | {:>12} {:>17} {:>7} {:>8} {:>8} {:>8.2} {:>6} {:>6}",
+                percent(row.right),
+                percent(row.unsure),
+                percent(row.held_in_scope),
+                percent(row.held_out_of_scope),
+                percent(row.sent_wrong),
+                row.seconds / draws as f64,
+                percent(row.confidence),
+                percent(row.right_of_unsure),
+            );
+        }
+        println!();
+    }
+}
+
+impl EncoderRow {
+    fn add(
+        &mut self,
+        classifier: &Classifier,
+        examples: &TrainingSet,
+        vectors: &SentenceVectors,
+        in_scope: &[Request],
+        out_of_scope: &[Request],
+    ) {
+        let start = Instant::now();
+        let learned = classifier.encoder_examples(examples);
+        let learned_vectors: Vec<&[f32]> =
+            learned.iter().map(|one| vectors.of(&one.text)).collect();
+        let rule = AbstainRule::default();
+        let encoder =
+            EncoderClassifier::train(classifier, examples, &learned, &learned_vectors, rule);
+        let encoder = encoder.expect("all vectors have as many values");
+        self.seconds += start.elapsed().as_secs_f64();
+        let inside = judge(classifier, Some((&encoder, vectors)), in_scope);
+        let outside = judge(classifier, Some((&encoder, vectors)), out_of_scope);
+        self.right += share(&inside, |one| one.right);
+        self.unsure += share(&inside, |one| one.unsure);
+        self.held_in_scope += share(&inside, |one| one.abstained);
+        self.held_out_of_scope += share(&outside, |one| one.abstained);
+        self.sent_wrong += share(&inside, |one| !one.right && !one.abstained);
+        let unsure: Vec<_> = inside.into_iter().filter(|one| one.unsure).collect();
+        let confidences: f32 = unsure.iter().map(|one| one.confidence).sum();
+        self.confidence += f64::from(confidences) / unsure.len().max(1) as f64;
+        self.right_of_unsure += share(&unsure, |one| one.right);
     }
 }
 
 fn main() {
-    println!(
-        "{:<28} {:>6} {:>10} {:>10} {:>8} {:>10} {:>8}",
-        "examples of each task", "right", "held in", "held out", "wrong", "held at 5%", "seconds"
+    let vectors = SentenceVectors::read();
+    let vectors = vectors.as_ref();
+    print!(
+        "{:<28} {:>6} {:>10} {:>10} {:>8} {:>10} {:>8} {:>6}",
+        "examples of each task",
+        "right",
+        "held in",
+        "held out",
+        "wrong",
+        "held at 5%",
+        "seconds",
+        "auroc"
     );
+    if vectors.is_some() {
+        print!(
+            " | {:>12} {:>17} {:>7} {:>8} {:>8} {:>8} {:>6} {:>6}",
+            "with encoder",
+            "encoder asked (%)",
+            "held in",
+            "held out",
+            "wrong",
+            "seconds",
+            "conf.",
+            "right"
+        );
+    }
+    println!();
     let out_of_scope = clinc150("oos_val.jsonl", Label::Domain);
     // Nothing is learnt from these where the tasks have few examples.
     let mut more_out_of_scope = clinc150("oos_train.jsonl", Label::Domain);
@@ -121,7 +235,12 @@ fn main() {
         let in_scope = clinc150("val.jsonl", label);
         let mut row = Row::default();
         for seed in 0..DRAWS {
-            row.add(&draw(&learnt, count, seed), &in_scope, &more_out_of_scope);
+            row.add(
+                &draw(&learnt, count, seed),
+                vectors,
+                &in_scope,
+                &more_out_of_scope,
+            );
         }
         row.print(&format!("{count} of each {label:?}"), DRAWS);
     }
@@ -129,20 +248,26 @@ fn main() {
     everything.extend(clinc150("oos_train.jsonl", Label::Domain));
     let mut row = Row::default();
     let in_scope = clinc150("val.jsonl", Label::Domain);
-    row.add(&datasets::all(everything), &in_scope, &out_of_scope);
+    row.add(
+        &datasets::all(everything),
+        vectors,
+        &in_scope,
+        &out_of_scope,
+    );
     row.print("1500 of each Domain, 100 oos", 1);
     let (learnt, judged) = banking77();
     for count in [5, 10] {
         let mut row = Row::default();
         for seed in 0..DRAWS {
-            row.add(&draw(&learnt, count, seed), &judged, &[]);
+            row.add(&draw(&learnt, count, seed), vectors, &judged, &[]);
         }
         row.print(&format!("Banking77, {count}"), DRAWS);
     }
     for (language, requests) in languages::LANGUAGES {
         let (examples, judged) = languages::split(requests);
         let mut row = Row::default();
-        row.add(&examples, &judged, &out_of_scope);
+        // The encoder of the file knows English only.
+        row.add(&examples, None, &judged, &out_of_scope);
         row.print(&format!("{language}, 8"), 1);
     }
     println!();

@@ -8,7 +8,7 @@
 //!   when many are lost at once ([`loss_guard`]);
 //! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
 //!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
-//! - the order of waiting requests ([`admission`]);
+//! - what the requests of a key may use ([`access`]), and the order of waiting requests ([`admission`]);
 //! - how much of a disk files of models may take ([`disk`]), and when those go that no model needs
 //!   ([`retention`]);
 //! - what the fleet keeps of prompts and answers to learn from, and the examples that it suggests
@@ -19,6 +19,7 @@
 //! It knows nothing of networks, files, clocks, randomness or async runtimes: callers pass the time
 //! and random numbers in. Start reading at [`spec::Model`], then [`placement::solve`].
 
+pub mod access;
 pub mod admission;
 pub mod artifact;
 pub mod dataset;
@@ -47,7 +48,7 @@ pub mod scaling;
 pub mod spec;
 pub mod units;
 
-pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
+pub use name::{ArtifactName, KeyName, ModelName, NodeName, RouterName, TaskName, ZoneName};
 pub use readiness::ReplicaReadiness;
 pub use revision::{ModelRevision, StateVersion, StoreRevision};
 pub use units::{Bytes, HumanDuration, Joules, Watts};

@@ -164,6 +164,11 @@ name_type!(
     ArtifactName,
     reserved: &[]
 );
+name_type!(
+    /// The name of an API key, which people know it by.
+    KeyName,
+    reserved: &[]
+);
 
 /// The name of the fleet's router. Always `default`, because a fleet has one router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

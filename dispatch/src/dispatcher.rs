@@ -4,23 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::TaskName;
+use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateInput, GenerateRequest, RequestError, Route, RouteTarget,
     Usage,
 };
-use flotilla_core::routing::RoutingDecision;
+use flotilla_core::routing::{ClassificationRecord, RoutingDecision};
 use flotilla_gateway::{Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
 use flotilla_telemetry::names::{PROVIDER, attr, span};
 use flotilla_telemetry::server_metrics::DropReason;
 use flotilla_telemetry::trace::RequestSpan;
+use tokio_util::sync::CancellationToken;
 
 use crate::affinity_cache::AffinityCache;
 use crate::cascade;
 use crate::dispatch_context::{DispatchConfig, DispatchContext};
+use crate::encoder::{Encoder, EncoderTrainer, LatestEncoder, UnsureRequest};
 use crate::kept_prompt::{KeptPrompt, PromptTooLarge};
 use crate::plan::{self, DispatchPlan, RequestProfile};
 use crate::plan_execution::PlanExecution;
 use crate::refusal;
+use crate::request_context::RequestContext;
 use crate::retry_throttles::RetryThrottles;
 use crate::tier_answer::TierRequest;
 use crate::traced_content;
@@ -48,6 +52,7 @@ pub struct DispatcherParts {
 pub struct Dispatcher {
     pub(crate) context: DispatchContext,
     classifier: LatestClassifier,
+    encoder: Encoder,
 }
 
 impl Dispatcher {
@@ -65,7 +70,25 @@ impl Dispatcher {
                 config,
             },
             classifier: parts.classifier,
+            encoder: Encoder::new(),
         }
+    }
+
+    /// Embeds the examples of the tasks by the router's encoder and trains its classifier whenever they change, until
+    /// `stop`.
+    pub async fn train_encoder(&self, stop: CancellationToken) {
+        let trainer = EncoderTrainer {
+            encoder: self.encoder.clone(),
+            context: self.context.clone(),
+            classifier: self.classifier.clone(),
+        };
+        trainer.run(stop).await;
+    }
+
+    /// Returns a receiver of the state of the router's encoder.
+    #[must_use]
+    pub fn latest_encoder(&self) -> LatestEncoder {
+        self.encoder.latest()
     }
 
     /// The recorded decisions.
@@ -74,7 +97,7 @@ impl Dispatcher {
         &self.context.decisions
     }
 
-    /// Plans a request. Fills in `decision` as far as planning gets.
+    /// Plans a request. Fills in `decision` as far as planning gets. The energy of an encoder counts as the request's.
     ///
     /// # Errors
     /// Why no model may answer.
@@ -82,35 +105,19 @@ impl Dispatcher {
         &self,
         route: &Route,
         request: RequestProfile<'_>,
+        context: &Arc<RequestContext>,
         decision: &mut RoutingDecision,
     ) -> Result<DispatchPlan, RequestError> {
-        if !self.context.view.peek().readiness.ready {
+        let view = self.context.view.load();
+        if !view.readiness.ready {
             // Whether the model or the task exists is not known yet.
             return Err(refusal::not_ready());
         }
-        let classify = match route.target {
-            RouteTarget::Auto => RequestSpan::child_of_current(span::CLASSIFY),
-            RouteTarget::Model(_) | RouteTarget::Task(_) => RequestSpan::default(),
-        };
-        // A request that names a model or a task does not wait for a classifier to be trained.
-        let trained = match route.target {
-            RouteTarget::Auto => Some(self.latest_classifier().await),
-            RouteTarget::Model(_) | RouteTarget::Task(_) => None,
-        };
-        let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
-        let plan = plan::plan(
-            &self.context.view.peek().routing,
-            classifier,
-            route,
-            request,
-            decision,
-        );
-        if let Some(classified) = &decision.classification {
-            classify.set_attribute(attr::TASK, classified.best_task.to_string());
-            classify.set_attribute(attr::CLASSIFY_CONFIDENCE, f64::from(classified.confidence));
-            classify.set_attribute(attr::CLASSIFY_ABSTAINED, classified.abstained);
+        // A request that names a model or a task is not classified, and does not wait for a classifier to be trained.
+        if route.target == RouteTarget::Auto {
+            decision.classification = self.classify(route, request.input, context).await;
         }
-        let plan = plan?;
+        let plan = plan::plan(&self.context.view.peek().routing, route, request, decision)?;
         // The record has no prompts of requests that are held to privacy zones.
         if self.context.config.record_prompts && plan.zones.is_none() {
             let newest = plan::classified_texts(request.input)
@@ -119,6 +126,47 @@ impl Dispatcher {
             decision.prompt = newest;
         }
         Ok(plan)
+    }
+
+    /// Classifies a request, by the encoder as well where the classifier is unsure. Returns `None` if there is no task that its
+    /// sender may use.
+    async fn classify(
+        &self,
+        route: &Route,
+        input: &GenerateInput,
+        context: &Arc<RequestContext>,
+    ) -> Option<ClassificationRecord> {
+        let span = RequestSpan::child_of_current(span::CLASSIFY);
+        let trained = self.latest_classifier().await;
+        let classifier = trained.classifier.as_ref()?;
+        let texts = plan::classified_texts(input);
+        let newest = texts.first().copied().unwrap_or_default();
+        let routing = self.context.view.load().routing.clone();
+        let access = route.access.as_ref();
+        let classification = plan::classify_in_scope(&routing, classifier, access, input)?;
+        let mut encoder = None;
+        if classification.is_unsure && !newest.trim().is_empty() {
+            let unsure = UnsureRequest {
+                route,
+                text: newest,
+                trained: &trained,
+                classification: &classification,
+            };
+            let classified = self
+                .encoder
+                .classify(&self.context, &routing, unsure, context);
+            encoder = classified.await;
+        }
+        let mut record = ClassificationRecord::new(classification, classifier.threshold());
+        record.encoder = encoder;
+        let found = record.classified_task();
+        span.set_attribute(attr::TASK, found.task.to_string());
+        span.set_attribute(attr::CLASSIFY_CONFIDENCE, f64::from(found.confidence));
+        span.set_attribute(attr::CLASSIFY_ABSTAINED, found.abstained);
+        if let Some(encoder) = &record.encoder {
+            span.set_attribute(attr::ENCODER_OUTCOME, encoder.outcome.as_str());
+        }
+        Some(record)
     }
 
     /// Returns the latest classifier. Waits only for the first one.
@@ -149,13 +197,14 @@ impl Backend for Dispatcher {
             max_tokens: request.sampling.max_tokens,
             choices: request.choices,
         };
-        let plan = self.plan(&request.model, profile, &mut decision).await;
+        let planned = self.plan(&request.model, profile, &context, &mut decision);
+        let plan = planned.await;
         if let Some(classified) = &decision.classification {
             let task = decision.task.as_ref().map(TaskName::as_str);
             self.context
                 .observer
                 .metrics
-                .record_classification(task, classified.abstained);
+                .record_classification(task, classified.classified_task().abstained);
         }
         let plan = match plan {
             Ok(plan) => plan,
@@ -213,7 +262,8 @@ impl Backend for Dispatcher {
             max_tokens: None,
             choices: 1,
         };
-        let mut execution = match self.plan(&request.model, profile, &mut decision).await {
+        let planned = self.plan(&request.model, profile, &context, &mut decision);
+        let mut execution = match planned.await {
             Ok(plan) => PlanExecution::new(&self.context, plan, decision, context),
             Err(error) => return Err(self.context.refuse(decision, context, error)),
         };
@@ -256,28 +306,33 @@ impl Backend for Dispatcher {
         }
     }
 
-    fn models(&self) -> Vec<ModelCard> {
+    fn models(&self, access: &AccessScope) -> Vec<ModelCard> {
         let view = self.context.view.peek();
-        let mut models: Vec<_> = view
-            .models
-            .values()
-            .map(|model| model_card(model))
-            .collect();
+        let models = view.models.iter();
+        let allowed = models.filter(|(name, _)| access.allows_model(name));
+        let mut models: Vec<_> = allowed.map(|(_, model)| model_card(model)).collect();
         models.sort_by_cached_key(|card| card.target.to_string());
-        let tasks = view.routing.tasks.values().map(|task| task_card(task));
+        let tasks = allowed_tasks(&view.routing, access).map(task_card);
         models
             .into_iter()
-            .chain(auto_card(&view.routing))
+            .chain(auto_card(&view.routing, access))
             .chain(tasks)
             .collect()
     }
 
-    fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
+    fn model(&self, target: &RouteTarget, access: &AccessScope) -> Option<ModelCard> {
         let view = self.context.view.peek();
         match target {
-            RouteTarget::Model(name) => view.models.get(name).map(|model| model_card(model)),
-            RouteTarget::Task(name) => view.routing.tasks.get(name).map(|task| task_card(task)),
-            RouteTarget::Auto => auto_card(&view.routing),
+            RouteTarget::Model(name) => {
+                let model = view.models.get(name);
+                let allowed = model.filter(|_| access.allows_model(name));
+                allowed.map(|model| model_card(model))
+            }
+            RouteTarget::Task(name) => {
+                let mut tasks = allowed_tasks(&view.routing, access);
+                tasks.find(|task| task.task.name() == name).map(task_card)
+            }
+            RouteTarget::Auto => auto_card(&view.routing, access),
         }
     }
 
@@ -329,9 +384,21 @@ fn task_card(task: &TaskView) -> ModelCard {
     }
 }
 
+/// The tasks that a sender may use, by name.
+fn allowed_tasks<'a>(
+    routing: &'a RoutingView,
+    access: &'a AccessScope,
+) -> impl Iterator<Item = &'a TaskView> {
+    let tasks = routing.tasks.values().map(AsRef::as_ref);
+    tasks.filter(|view: &&TaskView| {
+        access.allows_task_with(view.task.name(), &view.task.spec.models)
+    })
+}
+
 /// `auto` needs a task to find.
-fn auto_card(routing: &RoutingView) -> Option<ModelCard> {
-    let created = routing.tasks.values().map(|task| task.created).max()?;
+fn auto_card(routing: &RoutingView, access: &AccessScope) -> Option<ModelCard> {
+    let tasks = allowed_tasks(routing, access);
+    let created = tasks.map(|task| task.created).max()?;
     Some(ModelCard {
         target: RouteTarget::Auto,
         created,

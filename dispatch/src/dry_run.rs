@@ -39,7 +39,10 @@ impl Dispatcher {
             max_tokens,
             choices: 1,
         };
-        match self.plan(route, request, &mut decision).await {
+        // Only the encoder computes for a dry run, whose energy counts as its node's.
+        let context = self.context.start_request("dry_run", route);
+        context.hand_to_recorder();
+        match self.plan(route, request, &context, &mut decision).await {
             Ok(plan) => {
                 let (models, zones) = (plan.models.clone(), plan.zones.clone());
                 // It looks at every replica, which takes long in a large fleet.

@@ -20,6 +20,7 @@ mod decision_recorder;
 mod dispatch_context;
 mod dispatcher;
 mod dry_run;
+mod encoder;
 mod endpoints;
 mod failing_requests;
 mod feedback;
@@ -56,6 +57,8 @@ mod learning_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
+mod plan_scope_tests;
+#[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
 mod test_fleet;
@@ -65,6 +68,7 @@ pub use decision_log::{DecisionLog, DecisionRecord};
 pub use dispatch_context::DispatchConfig;
 pub use dispatcher::{Dispatcher, DispatcherParts};
 pub use dry_run::DryRunDecision;
+pub use encoder::{EncoderState, EncoderStatus, LatestEncoder};
 pub use endpoints::{EligibleReplicas, ModelEndpoints, ReplicaView};
 pub use failing_requests::FailingRequests;
 pub use feedback::FeedbackError;

@@ -1,18 +1,20 @@
 //! Which models may answer a request, and within which limits: the task it belongs to, the models
-//! that do the task, the privacy zones it may enter, and its limits.
+//! that do the task, the privacy zones it may enter, and its limits. All of it
+//! stays within what the sender may use.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::access::AccessScope;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::estimate::RequestCost;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{
-    AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
-    ObjectiveWeights, RoutingDecision, conversation_prefixes,
+    AnswerLimits, CascadeSpec, Classification, ClassificationRecord, Classifier,
+    ConversationPrefix, ObjectiveWeights, RoutingDecision, conversation_prefixes,
 };
-use flotilla_core::spec::ModelSpec;
+use flotilla_core::spec::{ModelSpec, TaskSpec};
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
 use crate::{RoutingView, TaskView};
@@ -84,23 +86,27 @@ pub(crate) struct RequestProfile<'a> {
     pub(crate) choices: u32,
 }
 
-/// Plans a request. Fills in `decision` as far as planning gets.
+/// Plans a request, whose classification `decision` has if it names neither a task nor a model. Fills in `decision` as far
+/// as planning gets.
 ///
 /// # Errors
 /// Why no model may answer.
 pub(crate) fn plan(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
     route: &Route,
     request: RequestProfile<'_>,
     decision: &mut RoutingDecision,
 ) -> Result<DispatchPlan, RequestError> {
     decision.requested_model = route.target.to_string();
+    let access = route.access.as_ref();
     let task = match &route.target {
         RouteTarget::Model(_) => None,
+        RouteTarget::Task(name) if !access.allows_task(name) => {
+            return Err(RequestError::task_outside_scope(name));
+        }
         RouteTarget::Task(name) => Some(find_task(routing, name)?),
         RouteTarget::Auto => {
-            let name = classify(routing, classifier, request.input, decision)?;
+            let name = task_of(routing, access, decision.classification.as_ref())?;
             Some(find_task(routing, &name)?)
         }
     };
@@ -108,12 +114,13 @@ pub(crate) fn plan(
     decision.task = task.as_ref().map(|task| task.task.name().clone());
     let allowed = spec.map(|spec| spec.zones.clone()).unwrap_or_default();
     let zones = allowed_zones(allowed, route.zone.as_ref(), decision.task.as_ref())?;
+    let zones = zones_in_scope(access, zones)?;
     let objective = spec.and_then(|spec| spec.objective).unwrap_or_default();
     let default_priority = spec.map(|spec| spec.priority).unwrap_or_default();
     let plan = DispatchPlan {
         models: match (&route.target, spec) {
-            (RouteTarget::Model(name), _) => vec![name.clone()],
-            (_, Some(spec)) => spec.models.clone(),
+            (RouteTarget::Model(name), _) => vec![model_in_scope(access, name)?],
+            (_, Some(spec)) => models_in_scope(access, spec, decision.task.as_ref())?,
             (_, None) => Vec::new(),
         },
         zones,
@@ -146,17 +153,85 @@ fn find_task(routing: &RoutingView, name: &TaskName) -> Result<Arc<TaskView>, Re
     task.ok_or_else(|| RequestError::TaskNotFound(name.to_string()))
 }
 
-/// Returns the task of a request that names neither a task nor a model.
-fn classify(
+/// Returns a model that a request names, if its sender may use it.
+fn model_in_scope(access: &AccessScope, name: &ModelName) -> Result<ModelName, RequestError> {
+    match access.allows_model(name) {
+        true => Ok(name.clone()),
+        false => Err(RequestError::model_outside_scope(name)),
+    }
+}
+
+/// Returns the models of a task that the sender of a request may use, at least one.
+fn models_in_scope(
+    access: &AccessScope,
+    spec: &TaskSpec,
+    task: Option<&TaskName>,
+) -> Result<Vec<ModelName>, RequestError> {
+    let models = spec.models.iter();
+    let allowed: Vec<_> = models
+        .filter(|model| access.allows_model(model))
+        .cloned()
+        .collect();
+    if allowed.is_empty() && !spec.models.is_empty() {
+        let task = task.map(TaskName::as_str).unwrap_or_default();
+        return Err(RequestError::OutsideScope(format!(
+            "The API key may use none of the models of the task '{task}': `GET /v1/models` lists what it may use."
+        )));
+    }
+    Ok(allowed)
+}
+
+/// Narrows the zones that a request may enter to those of its sender.
+fn zones_in_scope(
+    access: &AccessScope,
+    zones: Option<BTreeSet<ZoneName>>,
+) -> Result<Option<BTreeSet<ZoneName>>, RequestError> {
+    let narrowed = access.narrow_zones(zones);
+    if narrowed.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Err(RequestError::ZoneForbidden(
+            "The API key may enter none of the privacy zones that the request and its task allow."
+                .into(),
+        ));
+    }
+    Ok(narrowed)
+}
+
+/// Classifies a request among the tasks that its sender may use. `None`: there is none of the classifier's.
+pub(crate) fn classify_in_scope(
     routing: &RoutingView,
-    classifier: Option<&Classifier>,
+    classifier: &Classifier,
+    access: &AccessScope,
     input: &GenerateInput,
-    decision: &mut RoutingDecision,
+) -> Option<Classification> {
+    let texts = classified_texts(input).into_iter();
+    if access.models.is_none() && access.tasks.is_none() {
+        return Some(classifier.classify(texts, EVIDENCE));
+    }
+    classifier.classify_among(texts, EVIDENCE, |name| is_allowed(routing, access, name))
+}
+
+/// Whether a task exists and the sender of a request may use it.
+fn is_allowed(routing: &RoutingView, access: &AccessScope, name: &TaskName) -> bool {
+    let task = routing.tasks.get(name);
+    task.is_some_and(|view| access.allows_task_with(name, &view.task.spec.models))
+}
+
+/// Returns the task of a request that names neither a task nor a model: one that its sender may use.
+fn task_of(
+    routing: &RoutingView,
+    access: &AccessScope,
+    classification: Option<&ClassificationRecord>,
 ) -> Result<TaskName, RequestError> {
     // A default task that does not exist yet counts as none.
     let default = routing.default_task().cloned();
-    let default = default.filter(|name| routing.tasks.contains_key(name));
-    let Some(classifier) = classifier else {
+    let default = default.filter(|name| is_allowed(routing, access, name));
+    let Some(classification) = classification else {
+        if default.is_none() && !access.is_unrestricted() && !routing.tasks.is_empty() {
+            return Err(RequestError::OutsideScope(
+                "The API key may use none of the fleet's tasks: name a model that `GET /v1/models` lists."
+                    .into(),
+            ));
+        }
         return default.ok_or_else(|| {
             RequestError::NoTask(
                 "The fleet has no tasks to choose from: apply resources of the kind Task, or name a model."
@@ -164,22 +239,16 @@ fn classify(
             )
         });
     };
-    let classification = classifier.classify(classified_texts(input).into_iter(), EVIDENCE);
-    let best = classification.best.clone();
-    let abstained = classification.abstained;
-    let record = ClassificationRecord::new(classification, classifier.threshold());
-    decision.classification = Some(record);
+    let found = classification.classified_task();
     // The classifier may be a moment older than the tasks.
-    if !abstained && routing.tasks.contains_key(&best.task) {
-        return Ok(best.task);
+    if !found.abstained && is_allowed(routing, access, found.task) {
+        return Ok(found.task.clone());
     }
     default.ok_or_else(|| {
         RequestError::NoTask(format!(
             "The request fits none of the fleet's tasks well: '{}' comes first with a confidence of {:.2}, \
              {:.2} is needed. Name a task or a model, or give the router a defaultTask.",
-            best.task,
-            best.confidence,
-            classifier.threshold()
+            found.task, found.confidence, found.threshold
         ))
     })
 }
@@ -230,8 +299,7 @@ fn allowed_zones(
 mod tests {
     use super::*;
     use flotilla_core::generate::ChatMessage;
-    use flotilla_core::routing::TrainingSet;
-    use flotilla_core::spec::{AbstainRule, RouterSpec, Task, TaskSpec};
+    use flotilla_core::spec::{AbstainRule, RouterSpec, Task};
 
     fn zone(name: &str) -> ZoneName {
         ZoneName::new(name).unwrap()
@@ -263,8 +331,8 @@ mod tests {
         named_zone: Option<&str>,
         text: &str,
     ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
-        let examples: TrainingSet = routing.examples();
-        let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.6));
+        let rule = AbstainRule::MinConfidence(0.6);
+        let classifier = Classifier::train(&routing.examples(), rule).unwrap();
         let route = Route {
             zone: named_zone.map(zone),
             ..Route::new(RouteTarget::parse(target).unwrap())
@@ -276,7 +344,13 @@ mod tests {
             max_tokens: None,
             choices: 1,
         };
-        let plan = plan(routing, classifier.as_ref(), &route, request, &mut decision);
+        if route.target == RouteTarget::Auto {
+            let access = route.access.as_ref();
+            let found = classify_in_scope(routing, &classifier, access, &input).unwrap();
+            let record = ClassificationRecord::new(found, classifier.threshold());
+            decision.classification = Some(record);
+        }
+        let plan = plan(routing, &route, request, &mut decision);
         (plan, decision)
     }
 

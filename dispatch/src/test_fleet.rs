@@ -13,13 +13,14 @@ use flotilla_core::generate::{
 };
 use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::rollout::ModelRevisions;
-use flotilla_core::spec::{Model, ModelSpec, RouterSpec, Task, TaskSpec};
+use flotilla_core::spec::{AbstainRule, Model, ModelSpec, RouterSpec, Task, TaskSpec};
 use flotilla_core::{Joules, ModelName, ModelRevision, NodeName, TaskName, Watts, ZoneName};
 use flotilla_gateway::Readiness;
 use flotilla_proto::{status, v1};
 use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::server_metrics::ServerMetrics;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -55,7 +56,12 @@ pub(crate) enum Reply {
 struct FakeTransport {
     reply: Reply,
     requests: Arc<AtomicU32>,
+    /// The texts that all replicas have embedded.
+    embedded: EmbeddedTexts,
 }
+
+/// The texts that replicas have embedded, in order.
+pub(crate) type EmbeddedTexts = Arc<Mutex<Vec<String>>>;
 
 impl FakeTransport {
     async fn reply(&self) -> Result<f32, TransportError> {
@@ -118,14 +124,39 @@ impl ReplicaTransport for FakeTransport {
 
     async fn embed(
         &self,
-        _: Request<v1::EmbedRequest>,
+        request: Request<v1::EmbedRequest>,
     ) -> Result<MessageStream<v1::EmbedResponse>, TransportError> {
         self.reply().await?;
+        let texts: Vec<String> = request
+            .into_inner()
+            .inputs
+            .into_iter()
+            .map(|input| match input.input {
+                Some(v1::embed_input::Input::Text(text)) => text,
+                _ => String::new(),
+            })
+            .collect();
+        if texts.iter().any(|text| text.contains("slowly")) {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
         let response = v1::EmbedResponse {
-            vectors: vec![v1::Vector::default()],
+            vectors: texts.iter().map(|text| vector(text)).collect(),
             ..v1::EmbedResponse::default()
         };
+        self.embedded.lock().extend(texts);
         Ok(stream::iter([Ok(response)]).boxed())
+    }
+}
+
+/// The vector of a text: a direction for each of two topics.
+fn vector(text: &str) -> v1::Vector {
+    let has = |words: &[&str]| f32::from(u8::from(words.iter().any(|word| text.contains(word))));
+    v1::Vector {
+        values: vec![
+            has(&["bank", "account", "card", "bill", "zork"]),
+            has(&["travel", "flight", "hotel", "visa", "plim"]),
+            0.1,
+        ],
     }
 }
 
@@ -148,6 +179,9 @@ pub(crate) struct TestFleet {
     pub(crate) pending: PendingQueue,
     publisher: ViewPublisher,
     requests: HashMap<&'static str, Arc<AtomicU32>>,
+    pub(crate) embedded: EmbeddedTexts,
+    /// Whether the router names the model `encoder` as its encoder.
+    has_encoder: bool,
     stop: CancellationToken,
 }
 
@@ -163,7 +197,7 @@ fn model_name(name: &str) -> ModelName {
 }
 
 impl TestReplica {
-    fn view(&self, requests: Arc<AtomicU32>) -> ReplicaView {
+    fn view(&self, requests: Arc<AtomicU32>, embedded: EmbeddedTexts) -> ReplicaView {
         let stats = Arc::new(ReplicaStats::new(ReplicaLimits {
             concurrency: 1,
             capacity: 16,
@@ -198,6 +232,7 @@ impl TestReplica {
             transport: Arc::new(FakeTransport {
                 reply: self.reply.clone(),
                 requests,
+                embedded,
             }),
             stats,
         }
@@ -217,7 +252,7 @@ pub(crate) fn replica_in_zones(node: &str, zones: BTreeSet<ZoneName>) -> Replica
     ReplicaView {
         node: NodeName::new(node).unwrap(),
         zones: Arc::new(zones),
-        ..replica.view(Arc::default())
+        ..replica.view(Arc::default(), EmbeddedTexts::default())
     }
 }
 
@@ -226,6 +261,19 @@ impl TestFleet {
     /// `default`, if there is one.
     pub(crate) fn start(replicas: &[TestReplica], tasks: Vec<(&str, TaskSpec)>) -> Self {
         Self::start_with_datasets(replicas, tasks, Arc::new(NoDatasets))
+    }
+
+    /// Starts a dispatcher as [`TestFleet::start`] does, whose router names the model `encoder` as its encoder.
+    pub(crate) fn start_with_encoder(
+        replicas: &[TestReplica],
+        tasks: Vec<(&str, TaskSpec)>,
+    ) -> Self {
+        let mut fleet = Self::start(&[], Vec::new());
+        fleet.has_encoder = true;
+        fleet.publish(2, replicas, tasks);
+        let (dispatcher, stop) = (fleet.dispatcher.clone(), fleet.stop.clone());
+        tokio::spawn(async move { dispatcher.train_encoder(stop).await });
+        fleet
     }
 
     /// Starts a dispatcher as [`TestFleet::start`] does, which passes what tasks learn from on to `datasets`.
@@ -258,6 +306,8 @@ impl TestFleet {
             pending,
             publisher,
             requests: HashMap::new(),
+            embedded: EmbeddedTexts::default(),
+            has_encoder: false,
             stop,
         };
         fleet.publish(1, replicas, tasks);
@@ -275,7 +325,7 @@ impl TestFleet {
         for replica in replicas {
             let requests = self.requests.entry(replica.node).or_default().clone();
             let of_model = by_model.entry(replica.model).or_default();
-            of_model.push(replica.view(requests));
+            of_model.push(replica.view(requests, self.embedded.clone()));
         }
         let models = by_model.into_iter().map(|(name, replicas)| {
             let name = model_name(name);
@@ -288,10 +338,16 @@ impl TestFleet {
             let endpoints = ModelEndpoints::new(model, revisions, replicas);
             (name, Arc::new(endpoints))
         });
+        let mut routing = routing(replicas, tasks);
+        if let Some(router) = routing.router.as_mut().filter(|_| self.has_encoder) {
+            router.encoder = Some(model_name("encoder"));
+            // Of few examples a threshold that is estimated holds back many.
+            router.abstain = AbstainRule::MinConfidence(0.5);
+        }
         let view = DispatchView {
             generation,
             models: models.collect(),
-            routing: Arc::new(routing(replicas, tasks)),
+            routing: Arc::new(routing),
             readiness: Readiness {
                 ready: true,
                 notes: Vec::new(),

@@ -19,13 +19,33 @@ pub struct TrainedClassifier {
 }
 
 /// The data that a classifier is trained on.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 struct TrainingInput {
     examples: TrainingSet,
     abstain: AbstainRule,
 }
 
 impl TrainingInput {
+    /// Whether it is what `routing` has now. Compares in place, since a page polls it.
+    fn is_of(&self, routing: &RoutingView) -> bool {
+        let router = routing.router.as_ref();
+        let none = &[][..];
+        let tasks = &self.examples.tasks;
+        let same_tasks = tasks.len() == routing.tasks.len()
+            && tasks
+                .iter()
+                .zip(routing.tasks.values())
+                .all(|(learned, view)| {
+                    let spec = &view.task.spec;
+                    learned.name == *view.task.name()
+                        && learned.description == spec.description
+                        && learned.examples == spec.examples
+                });
+        same_tasks
+            && self.abstain == router.map(|router| router.abstain).unwrap_or_default()
+            && self.examples.out_of_scope == router.map_or(none, |router| &router.examples)
+    }
+
     fn new(routing: &RoutingView) -> Self {
         let router = routing.router.as_ref();
         Self {
@@ -39,7 +59,17 @@ impl TrainedClassifier {
     /// Returns whether the classifier was trained on exactly these tasks and this router.
     #[must_use]
     pub fn is_current(&self, routing: &RoutingView) -> bool {
-        self.input == TrainingInput::new(routing)
+        self.input.is_of(routing)
+    }
+
+    /// The examples that it was trained on.
+    pub(crate) fn examples(&self) -> &TrainingSet {
+        &self.input.examples
+    }
+
+    /// The rule of its threshold.
+    pub(crate) fn abstain(&self) -> AbstainRule {
+        self.input.abstain
     }
 }
 

@@ -6,17 +6,21 @@
 
 use axum::Router;
 use axum::routing::{MethodRouter, get};
+use flotilla_identity::keys::{Action, Role};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::access::RouteActions;
 use crate::error::ErrorEnvelope;
 use crate::json_response::json_response;
 
 /// Errors that every route can have.
 const COMMON_ERRORS: [u16; 3] = [400, 405, 500];
+/// Errors of a route that needs a key, where the fleet requires keys.
+const ACCESS_ERRORS: [u16; 2] = [401, 403];
 /// Errors that a route with a request body can have besides.
-const BODY_ERRORS: [u16; 2] = [413, 415];
+const BODY_ERRORS: [u16; 3] = [408, 413, 415];
 
 /// Returns a schema, or a reference to it.
 type SchemaFunction = fn(&mut SchemaGenerator) -> Schema;
@@ -27,8 +31,9 @@ pub struct ApiRoutes<S = ()> {
     operations: Vec<Operation>,
 }
 
-/// What a route does: its parameters, its request body and its responses.
+/// What a route does: the action that its sender must be allowed to perform, its parameters, its request body and its responses.
 pub struct Operation {
+    action: Action,
     method: &'static str,
     path: &'static str,
     summary: &'static str,
@@ -57,17 +62,27 @@ impl Content {
 }
 
 impl Operation {
-    /// The operation that a request with this `method` to a path performs. Each `{name}` in the path is a
+    /// The operation that a request with this `method` to a path performs, for whoever may perform `action`. Each `{name}` in the path is a
     /// parameter of it.
     #[must_use]
-    pub fn new(method: &'static str, path: &'static str, summary: &'static str) -> Self {
+    pub fn new(
+        action: Action,
+        method: &'static str,
+        path: &'static str,
+        summary: &'static str,
+    ) -> Self {
         let names = path.split('{').skip(1);
         let names = names.filter_map(|rest| rest.split('}').next());
         let parameters = names.map(|name| {
             json!({"name": name.trim_start_matches('*'), "in": "path", "required": true,
                 "schema": {"type": "string", "minLength": 1}})
         });
+        let mut errors = COMMON_ERRORS.to_vec();
+        if action != Action::Public {
+            errors.extend(ACCESS_ERRORS);
+        }
         Self {
+            action,
             method,
             path,
             summary,
@@ -75,7 +90,7 @@ impl Operation {
             query: None,
             request: None,
             responses: Vec::new(),
-            errors: COMMON_ERRORS.to_vec(),
+            errors,
         }
     }
 
@@ -209,14 +224,23 @@ struct Generators {
 }
 
 impl ApiRoutes {
-    /// Returns the router, with the description of all routes at `/openapi.json`.
-    pub(crate) fn into_router(mut self) -> Router {
-        let operation = Operation::new("get", "/openapi.json", "Describes this API");
+    /// Returns the router, with the description of all routes at `/openapi.json`, and the action of each route.
+    pub(crate) fn into_router(mut self) -> (Router, RouteActions) {
+        let operation = Operation::new(
+            Action::Identified,
+            "get",
+            "/openapi.json",
+            "Describes this API",
+        );
         self.operations
             .push(operation.returns::<Map<String, Value>>(200));
         let document = self.document();
         let serve = get(async move || json_response(&document));
-        self.router.route("/openapi.json", serve)
+        let mut actions = RouteActions::default();
+        for operation in &self.operations {
+            actions.insert(operation.method, operation.path, operation.action);
+        }
+        (self.router.route("/openapi.json", serve), actions)
     }
 
     /// The description in the format of OpenAPI 3.1.
@@ -253,7 +277,10 @@ impl ApiRoutes {
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "paths": paths,
-            "components": {"schemas": schemas},
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            },
         })
     }
 }
@@ -298,6 +325,14 @@ impl Operation {
             "parameters": parameters,
             "responses": responses,
         });
+        if self.action != Action::Public {
+            let roles = Role::ALL
+                .into_iter()
+                .filter(|role| role.allows(self.action));
+            let roles: Vec<_> = roles.map(Role::as_str).collect();
+            // A fleet that requires no keys needs none.
+            description["security"] = json!([{}, {"key": roles}]);
+        }
         if let Some(content) = &self.request {
             let body = content.describe(&mut generators.requests);
             description["requestBody"] =
@@ -338,11 +373,11 @@ mod tests {
 
     #[test]
     fn document_describes_parameters_bodies_and_errors() {
-        let list = Operation::new("get", "/things/{name}", "Returns a thing")
+        let list = Operation::new(Action::Read, "get", "/things/{name}", "Returns a thing")
             .query::<WatchQuery>()
             .returns::<WatchQuery>(200)
             .errors(&[404]);
-        let upload = Operation::new("put", "/things/{name}", "Stores a thing")
+        let upload = Operation::new(Action::Operate, "put", "/things/{name}", "Stores a thing")
             .raw_body("application/octet-stream")
             .returns_nothing(204);
         let routes = ApiRoutes::<()>::new()

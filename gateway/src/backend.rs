@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route, RouteTarget,
 };
@@ -99,11 +100,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         request: EmbedRequest<Route>,
     ) -> impl Future<Output = Result<BackendAnswer<Embeddings>, BackendError>> + Send;
 
-    /// Returns all models, then `auto` if there are tasks, and all tasks; both ordered by name.
-    fn models(&self) -> Vec<ModelCard>;
+    /// Returns all models that `access` allows, then `auto` if there are tasks, and all tasks; both ordered by name.
+    fn models(&self, access: &AccessScope) -> Vec<ModelCard>;
 
-    /// Returns the model, task or `auto` that `target` is. `None` if there is none.
-    fn model(&self, target: &RouteTarget) -> Option<ModelCard>;
+    /// Returns the model, task or `auto` that `target` is. `None` if there is none, or `access` does not allow it.
+    fn model(&self, target: &RouteTarget, access: &AccessScope) -> Option<ModelCard>;
 
     /// The most time that an answer may take, from the arrival of its request.
     fn answer_timeout(&self) -> Duration;

@@ -57,15 +57,21 @@ impl FromStr for CorsOrigin {
     }
 }
 
+/// Whether `listed` has an origin whose pages use `path`. The admin API is for no other origin.
+#[must_use]
+pub fn is_listed_origin(listed: &[CorsOrigin], origin: &HeaderValue, path: &str) -> bool {
+    let is_listed = |listed: &CorsOrigin| match listed {
+        CorsOrigin::Any => true,
+        CorsOrigin::Exact(exact) => exact == origin,
+    };
+    !path.starts_with(ADMIN_PATHS) && listed.iter().any(is_listed)
+}
+
 /// Returns the layer that lets pages of these origins use the API, except the admin API.
 pub(crate) fn cors(origins: &[CorsOrigin]) -> CorsLayer {
     let origins = origins.to_vec();
     let is_allowed = move |origin: &HeaderValue, request: &Parts| {
-        let is_listed = |listed: &CorsOrigin| match listed {
-            CorsOrigin::Any => true,
-            CorsOrigin::Exact(exact) => exact == origin,
-        };
-        !request.uri.path().starts_with(ADMIN_PATHS) && origins.iter().any(is_listed)
+        is_listed_origin(&origins, origin, request.uri.path())
     };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(is_allowed))

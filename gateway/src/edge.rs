@@ -1,10 +1,12 @@
 //! What all routes of a server share: errors in OpenAI's shape whatever fails, compressed request
-//! bodies, and access for web pages of other origins.
+//! bodies, the check of who sends a request, and access for web pages of other origins.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode, Uri};
@@ -12,18 +14,22 @@ use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::access::{AccessControl, check_access};
 use crate::cors::{CorsOrigin, cors};
 use crate::decompression::Decompression;
 use crate::{ApiError, ApiRoutes};
 
 /// Adds to the routes of a server what all of them share. `origins` are those whose web pages may use the
-/// API, except the admin API.
-pub fn add_edge(routes: ApiRoutes, origins: &[CorsOrigin]) -> Router {
-    let routes = routes
-        .into_router()
+/// API, except the admin API; `access` decides which requests are handled.
+pub fn add_edge(routes: ApiRoutes, origins: &[CorsOrigin], access: impl AccessControl) -> Router {
+    let (router, actions) = routes.into_router();
+    let actions = Arc::new(actions);
+    let check = move |request, next| check_access(access.clone(), actions.clone(), request, next);
+    let routes = router
         .fallback(path_not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(layer_fn(Decompression))
+        .layer(from_fn(check))
         .layer(CatchPanicLayer::custom(internal_error))
         .layer(MapResponseLayer::new(with_json_error));
     if origins.is_empty() {
@@ -98,6 +104,7 @@ mod tests {
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
+    use crate::access::tests::OpenAccess;
     use crate::{ApiPath, ApiQuery, read_json};
 
     #[derive(serde::Deserialize)]
@@ -127,7 +134,11 @@ mod tests {
             )
             .route("/plain", get(async || (StatusCode::CONFLICT, "plain text")));
         let origins: Vec<_> = origins.iter().map(|o| o.parse().unwrap()).collect();
-        add_edge(ApiRoutes::new().map_router(|_| routes), &origins)
+        add_edge(
+            ApiRoutes::new().map_router(|_| routes),
+            &origins,
+            OpenAccess,
+        )
     }
 
     async fn send(server: Router, request: http::request::Builder, body: &[u8]) -> Response {

@@ -5,7 +5,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{EmbedInput, EmbedRequest, RequestError, RouteTarget};
-use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use crate::json_response::json_response;
 use crate::prompt_inputs::{PromptInput, PromptInputs};
 use crate::routing_fields::{RoutingFields, parse_route};
 use crate::usage::EnergyJson;
-use crate::{ApiError, Backend, headers};
+use crate::{ApiError, Backend, Caller, headers};
 
 /// Maximum number of texts per request, as in OpenAI's API.
 const MAX_INPUTS: usize = 2_048;
@@ -67,9 +66,9 @@ struct EmbeddingUsage {
 pub(crate) async fn answer(
     backend: &impl Backend,
     body: EmbeddingBody,
-    request_headers: &HeaderMap,
+    caller: &Caller,
 ) -> Result<Response, ApiError> {
-    let route = parse_route(&body.model, body.flotilla, request_headers)?;
+    let route = parse_route(&body.model, body.flotilla, caller)?;
     if !matches!(route.target, RouteTarget::Model(_)) {
         return Err(RequestError::invalid(
             "model",

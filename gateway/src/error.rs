@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use flotilla_core::generate::RequestError;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -208,6 +208,12 @@ impl From<RequestError> for ApiError {
                 "permission_error",
                 "zone_not_allowed",
             ),
+            RequestError::OutsideScope(_) => new(
+                StatusCode::FORBIDDEN,
+                "permission_error",
+                "outside_key_scope",
+            )
+            .with_param("model"),
             RequestError::Invalid { param, .. } => Self::invalid(param, message),
             RequestError::ContextLength(_) => new(
                 StatusCode::BAD_REQUEST,
@@ -285,6 +291,9 @@ impl IntoResponse for ApiError {
         // Decision ids hold only characters that are valid in headers.
         if let Some(Ok(id)) = self.decision_id.as_deref().map(HeaderValue::from_str) {
             header_map.insert(headers::DECISION, id);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            header_map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(seconds) = self.retry_after_seconds() {
             header_map.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 
 use crate::ApiError;
 use crate::extra_fields::ExtraFields;
+use crate::paced_body::{PacedBody, SlowBody};
 use crate::sampling::SamplingFields;
 
 /// UTF-8's byte order mark, which some programs write at the beginning of every text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes, which must arrive at a pace.
 async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let too_large = || {
         ApiError::new(
@@ -32,9 +33,15 @@ async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
+    match Limited::new(PacedBody::new(body), limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<SlowBody>() => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            Some("request_timeout"),
+            format!("The request body did not arrive in time: {error}."),
+        )),
         Err(error) => Err(ApiError::invalid(
             None,
             format!("The request body could not be read: {error}."),
@@ -45,7 +52,7 @@ async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
 /// Reads a JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// Status 413 when the body is too large; 400 when it is not valid JSON for `T`, with the path of
+/// Status 413 when the body is too large; 408 when it does not arrive in time; 400 when it is not valid JSON for `T`, with the path of
 /// the invalid field.
 pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
     parse(&read_bytes(body, limit).await?)

@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
 use axum::response::Response;
+use flotilla_core::access::AccessScope;
 use flotilla_core::generate::{RequestError, RouteTarget};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -34,14 +35,18 @@ impl From<&ModelCard> for ModelJson {
     }
 }
 
-/// Returns all models, and with `list_tasks` the tasks and `auto` too, so that a client that lets its user
+/// Returns all models that `access` allows, and with `list_tasks` the tasks and `auto` too, so that a client that lets its user
 /// choose a model can offer them.
 ///
 /// # Errors
 /// [`RequestError::NotReady`] while the backend does not know what there is.
-pub(crate) fn list(backend: &impl Backend, list_tasks: bool) -> Result<Response, ApiError> {
+pub(crate) fn list(
+    backend: &impl Backend,
+    access: &AccessScope,
+    list_tasks: bool,
+) -> Result<Response, ApiError> {
     check_ready(backend)?;
-    let cards = backend.models();
+    let cards = backend.models(access);
     let is_listed = |card: &&ModelCard| list_tasks || matches!(card.target, RouteTarget::Model(_));
     Ok(json_response(&ModelList {
         object: "list",
@@ -59,14 +64,18 @@ fn check_ready(backend: &impl Backend) -> Result<(), ApiError> {
     Err(RequestError::NotReady(format!("The models are not known yet: {notes}.")).into())
 }
 
-/// Returns the model called `name`, the task of `task:NAME`, or `auto`.
+/// Returns the model called `name`, the task of `task:NAME`, or `auto`, as far as `access` allows it.
 ///
 /// # Errors
 /// [`RequestError::ModelNotFound`], [`RequestError::TaskNotFound`], and those of [`list`].
-pub(crate) fn get(backend: &impl Backend, name: &str) -> Result<Response, ApiError> {
+pub(crate) fn get(
+    backend: &impl Backend,
+    access: &AccessScope,
+    name: &str,
+) -> Result<Response, ApiError> {
     let target = RouteTarget::parse(name)?;
     check_ready(backend)?;
-    match backend.model(&target) {
+    match backend.model(&target, access) {
         Some(card) => Ok(json_response(&ModelJson::from(&card))),
         None => Err(match target {
             RouteTarget::Task(task) => RequestError::TaskNotFound(task.to_string()),
@@ -104,7 +113,7 @@ mod tests {
             Err(RequestError::NodeLost(String::new()).into())
         }
 
-        fn models(&self) -> Vec<ModelCard> {
+        fn models(&self, _access: &AccessScope) -> Vec<ModelCard> {
             let card = |name| ModelCard {
                 target: RouteTarget::parse(name).unwrap(),
                 created: 5,
@@ -112,8 +121,8 @@ mod tests {
             ["m", "auto", "task:t"].map(card).into()
         }
 
-        fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
-            let cards = self.models();
+        fn model(&self, target: &RouteTarget, access: &AccessScope) -> Option<ModelCard> {
+            let cards = self.models(access);
             cards.into_iter().find(|card| card.target == *target)
         }
 
@@ -137,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_are_listed_unless_turned_off() {
         let ids = async |list_tasks| {
-            let list = body(list(&ListBackend, list_tasks).unwrap()).await;
+            let list = body(list(&ListBackend, &AccessScope::default(), list_tasks).unwrap()).await;
             let models = list["data"].as_array().unwrap().clone();
             models.iter().map(|m| m["id"].clone()).collect::<Vec<_>>()
         };
@@ -148,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn model_task_and_auto_are_found_by_name() {
         for name in ["m", "auto", "task:t"] {
-            let model = body(get(&ListBackend, name).unwrap()).await;
+            let model = body(get(&ListBackend, &AccessScope::default(), name).unwrap()).await;
             let expected =
                 json!({"id": name, "object": "model", "created": 5, "owned_by": "flotilla"});
             assert_eq!(model, expected);
@@ -159,7 +168,9 @@ mod tests {
             ("No/Name", "model_not_found"),
             ("task:No/Name", "task_not_found"),
         ] {
-            let error = get(&ListBackend, name).unwrap_err().json();
+            let error = get(&ListBackend, &AccessScope::default(), name)
+                .unwrap_err()
+                .json();
             let error: Value = serde_json::from_slice(&error).unwrap();
             assert_eq!(error["error"]["code"], code, "{name}");
         }

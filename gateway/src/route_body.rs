@@ -1,10 +1,10 @@
 //! The body of a dry run: a request for which only the route is computed.
 
 use flotilla_core::generate::{GenerateInput, RequestError, Route};
-use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::Caller;
 use crate::chat::{MessageField, validate_messages};
 use crate::routing_fields::{RoutingFields, parse_route};
 
@@ -43,10 +43,10 @@ impl RouteBody {
     /// # Errors
     /// The error that the request itself would get, or [`RequestError::Invalid`] unless it has
     /// exactly one of `messages` and `prompt`.
-    pub fn validate(self, headers: &HeaderMap) -> Result<RouteQuery, RequestError> {
+    pub fn validate(self, caller: &Caller) -> Result<RouteQuery, RequestError> {
         let max_tokens = self.max_completion_tokens.or(self.max_tokens);
         let model = self.model.as_deref().unwrap_or("auto");
-        let route = parse_route(model, self.flotilla, headers)?;
+        let route = parse_route(model, self.flotilla, caller)?;
         let input = match (self.messages, self.prompt) {
             (Some(messages), None) => GenerateInput::Chat(validate_messages(messages)?),
             (None, Some(prompt)) => GenerateInput::Text(prompt),

@@ -6,9 +6,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
+use flotilla_identity::keys::Action;
 use flotilla_telemetry::trace::Tracer;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tower::layer::layer_fn;
@@ -23,7 +24,7 @@ use crate::models::{ModelJson, ModelList};
 use crate::sampling::SamplingFields;
 use crate::trace_service::TraceService;
 use crate::{
-    ApiError, ApiPath, ApiRoutes, Backend, Operation, chat, completions, embeddings, models,
+    ApiError, ApiPath, ApiRoutes, Backend, Caller, Operation, chat, completions, embeddings, models,
 };
 
 /// Configuration of the API.
@@ -72,7 +73,8 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Builds the OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. `tracer` records the
 /// requests that it samples. A server adds [`add_edge`](crate::add_edge) to all its routes.
 pub fn router<B: Backend>(backend: B, config: ApiConfig, tracer: Tracer) -> ApiRoutes {
-    let operation = Operation::new;
+    let operation = |method, path, summary| Operation::new(Action::Infer, method, path, summary);
+    let public = |path, summary| Operation::new(Action::Public, "get", path, summary);
     let chat = operation("post", "/v1/chat/completions", "Answers a conversation")
         .body_pair::<ChatBody, SamplingFields>()
         .returns::<ChatCompletion<'_>>(200)
@@ -113,9 +115,9 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig, tracer: Tracer) -> ApiR
     )
     .returns::<ModelJson>(200)
     .errors(&[404, 503]);
-    let health = operation("get", "/healthz", "Whether the process lives")
+    let health = public("/healthz", "Whether the process lives")
         .returns_raw(200, "text/plain; charset=utf-8");
-    let readiness = operation("get", "/readyz", "Whether requests can be answered")
+    let readiness = public("/readyz", "Whether requests can be answered")
         .returns::<ReadinessJson>(200)
         .returns::<ReadinessJson>(503);
     inference
@@ -128,47 +130,49 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig, tracer: Tracer) -> ApiR
 
 async fn chat_completions<B: Backend>(
     State(state): State<GatewayState<B>>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
     let max_bytes = state.config.max_body_bytes;
     let (chat, sampling, extra) = read_json_parts::<ChatBody>(body, max_bytes).await?;
-    let (request, include_usage) = chat.validate(sampling, extra, &headers)?;
+    let (request, include_usage) = chat.validate(sampling, extra, &caller)?;
     let keep_alive = state.config.stream_keep_alive;
     chat::answer(&state.backend, request, include_usage, keep_alive).await
 }
 
 async fn text_completions<B: Backend>(
     State(state): State<GatewayState<B>>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
     let max_bytes = state.config.max_body_bytes;
     let (completion, sampling, extra) = read_json_parts::<CompletionBody>(body, max_bytes).await?;
-    let request = completion.validate(sampling, extra, &headers)?;
+    let request = completion.validate(sampling, extra, &caller)?;
     completions::answer(&state.backend, request, state.config.stream_keep_alive).await
 }
 
 async fn create_embeddings<B: Backend>(
     State(state): State<GatewayState<B>>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
     let body: EmbeddingBody = read_json(body, state.config.max_body_bytes).await?;
-    embeddings::answer(&state.backend, body, &headers).await
+    embeddings::answer(&state.backend, body, &caller).await
 }
 
 async fn list_models<B: Backend>(
     State(state): State<GatewayState<B>>,
+    Caller { principal, .. }: Caller,
 ) -> Result<Response, ApiError> {
-    models::list(&state.backend, state.config.list_tasks)
+    models::list(&state.backend, &principal.scope, state.config.list_tasks)
 }
 
 async fn get_model<B: Backend>(
     State(state): State<GatewayState<B>>,
     ApiPath(name): ApiPath<String>,
+    Caller { principal, .. }: Caller,
 ) -> Result<Response, ApiError> {
-    models::get(&state.backend, &name)
+    models::get(&state.backend, &principal.scope, &name)
 }
 
 async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
@@ -196,8 +200,10 @@ async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::tests::OpenAccess;
     use crate::add_edge;
     use crate::backend::{BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
+    use flotilla_core::access::AccessScope;
     use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route, RouteTarget};
     use flotilla_telemetry::Telemetry;
     use http_body_util::BodyExt;
@@ -221,11 +227,11 @@ mod tests {
             panic!("a defect")
         }
 
-        fn models(&self) -> Vec<ModelCard> {
+        fn models(&self, _access: &AccessScope) -> Vec<ModelCard> {
             Vec::new()
         }
 
-        fn model(&self, _target: &RouteTarget) -> Option<ModelCard> {
+        fn model(&self, _target: &RouteTarget, _access: &AccessScope) -> Option<ModelCard> {
             None
         }
 
@@ -244,7 +250,11 @@ mod tests {
     #[tokio::test]
     async fn panic_of_a_handler_is_an_error_response() {
         let tracer = Telemetry::disabled().tracer();
-        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[]);
+        let router = add_edge(
+            router(PanickingBackend, ApiConfig::default(), tracer),
+            &[],
+            OpenAccess,
+        );
         let body = r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#;
         let request = http::Request::post("/v1/chat/completions")
             .body(Body::from(body))
@@ -259,7 +269,11 @@ mod tests {
     #[tokio::test]
     async fn controller_that_is_not_ready_says_when_to_ask_again() {
         let tracer = Telemetry::disabled().tracer();
-        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[]);
+        let router = add_edge(
+            router(PanickingBackend, ApiConfig::default(), tracer),
+            &[],
+            OpenAccess,
+        );
         for path in ["/readyz", "/v1/models"] {
             let request = http::Request::get(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();

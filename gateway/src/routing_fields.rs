@@ -2,16 +2,17 @@
 //! `flotilla`, which takes precedence over the headers.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::generate::{RequestError, Route, RouteTarget};
 use flotilla_core::routing::AnswerLimits;
 use flotilla_core::{HumanDuration, Joules, TaskName, ZoneName};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::Caller;
 
 /// The field `flotilla` of a request body. Each of its fields can also be sent as a header.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -115,7 +116,7 @@ pub(crate) fn session_hash(session: &str) -> u64 {
     xxh3_64(session.as_bytes())
 }
 
-/// Determines the route of a request from its fields and headers.
+/// Determines the route of a request from its fields and headers, within what its sender may use.
 ///
 /// # Errors
 /// [`RequestError::Invalid`] with the field or header that is invalid, or
@@ -123,8 +124,9 @@ pub(crate) fn session_hash(session: &str) -> u64 {
 pub(crate) fn parse_route(
     model: &str,
     fields: Option<RoutingFields>,
-    headers: &HeaderMap,
+    caller: &Caller,
 ) -> Result<Route, RequestError> {
+    let headers = &caller.headers;
     let fields = fields.unwrap_or_default();
     let select = |value: Option<String>, name: &'static str, header: &'static str| {
         if let Some(value) = value {
@@ -157,13 +159,12 @@ pub(crate) fn parse_route(
         "x-flotilla-max-joules",
     );
     let session = select(fields.session, "session", "x-flotilla-session");
-    Ok(Route {
+    let mut route = Route {
         target: parse_target(model, task)?,
         zone: zone.transpose()?,
         priority: priority.map(RoutingField::parse).transpose()?,
-        fairness_key: headers
-            .get(AUTHORIZATION)
-            .map_or(0, |key| xxh3_64(key.as_bytes())),
+        fairness_key: 0,
+        access: Arc::default(),
         deadline: deadline.map(RoutingField::parse_time).transpose()?,
         limits: AnswerLimits {
             min_quality: min_quality
@@ -178,7 +179,9 @@ pub(crate) fn parse_route(
                 .map(Joules),
         },
         session: session.map(|field| session_hash(&field.value)),
-    })
+    };
+    caller.restrict(&mut route);
+    Ok(route)
 }
 
 /// Combines the field `model` with the task the request names, if any.
@@ -203,7 +206,9 @@ fn parse_target(model: &str, task: Option<RoutingField>) -> Result<RouteTarget, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::tests::caller;
     use flotilla_core::admission::Priority;
+    use http::HeaderMap;
 
     fn parse(
         model: &str,
@@ -214,7 +219,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, http::HeaderValue::from_static(value));
         }
-        parse_route(model, serde_json::from_str(fields).unwrap(), &map)
+        parse_route(model, serde_json::from_str(fields).unwrap(), &caller(map))
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn from_error(error: RequestError) -> Status {
     let mut metadata = MetadataMap::new();
     let code = match error {
         RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_) => Code::NotFound,
-        RequestError::ZoneForbidden(_) => Code::PermissionDenied,
+        RequestError::ZoneForbidden(_) | RequestError::OutsideScope(_) => Code::PermissionDenied,
         RequestError::NoTask(_) => Code::InvalidArgument,
         RequestError::Invalid { param, .. } => {
             if let Some(value) = param.and_then(|param| param.parse().ok()) {

@@ -86,6 +86,8 @@ pub mod attr {
     pub const STATE: &str = "flotilla.state";
     /// What became of the answer of a model in a cascade.
     pub const CASCADE_OUTCOME: &str = "flotilla.cascade.outcome";
+    /// Whether the encoder was used to classify a request, or why not.
+    pub const ENCODER_OUTCOME: &str = "flotilla.encoder.outcome";
     /// Whether the second replica of a hedged request answered first.
     pub const HEDGE_WON: &str = "flotilla.hedge.won";
     /// Whether the classifier was not confident enough to choose a task.
@@ -181,6 +183,8 @@ metrics! {
     PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests in the pending queue, which wait for a replica, over all controllers; each controller's number is rounded down to a power of two.";
     DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], DISPATCH_SECONDS, "Time to choose a replica, without time in the pending queue.";
     CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests that were classified, by the task that was chosen.";
+    ENCODER_REQUESTS = "flotilla.encoder.requests", Counter, Controller, "{request}", [ENCODER_OUTCOME], &[], "Requests that the classifier was unsure of, by whether the encoder was used: used, timeout, busy, unavailable, zone, not_trained, failed.";
+    ENCODER_DURATION = "flotilla.encoder.duration", Histogram, Controller, "s", [ENCODER_OUTCOME], NODE_SECONDS, "Time that requests waited for the encoder.";
     CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of the models of a cascade, by outcome.";
     HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were also sent to a second replica because the first one was slow.";
     RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts to answer a request after the first had failed.";

@@ -42,6 +42,8 @@ pub struct ServerMetrics {
     api_key_energy: Counter<f64>,
     dispatch_duration: BoundHistogram<f64>,
     classifications: Counter<u64>,
+    encoder_requests: Counter<u64>,
+    encoder_duration: Histogram<f64>,
     cascade_answers: Counter<u64>,
     hedges: Counter<u64>,
     retries: Counter<u64>,
@@ -95,6 +97,8 @@ impl ServerMetrics {
             api_key_energy: float_counter(meter, &names::API_KEY_ENERGY),
             dispatch_duration: histogram(meter, &names::DISPATCH_DURATION).bind(&[]),
             classifications: counter(meter, &names::CLASSIFICATIONS),
+            encoder_requests: counter(meter, &names::ENCODER_REQUESTS),
+            encoder_duration: histogram(meter, &names::ENCODER_DURATION),
             cascade_answers: counter(meter, &names::CASCADE_ANSWERS),
             hedges,
             retries,
@@ -181,6 +185,15 @@ impl ServerMetrics {
             KeyValue::new(attr::CLASSIFY_ABSTAINED, abstained),
         ];
         self.classifications.add(1, &attributes);
+    }
+
+    /// Records a request that the classifier was unsure of, with whether the encoder was used and how long the
+    /// request waited for it.
+    pub fn record_encoder(&self, outcome: &'static str, duration: Duration) {
+        let attributes = [KeyValue::new(attr::ENCODER_OUTCOME, outcome)];
+        self.encoder_requests.add(1, &attributes);
+        self.encoder_duration
+            .record(duration.as_secs_f64(), &attributes);
     }
 
     /// Records what became of the answer of one model of a cascade.

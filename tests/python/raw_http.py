@@ -75,7 +75,7 @@ class OpenRequest:
 
     def __init__(self, path, body):
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: fleet\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
         self.socket = socket.create_connection(address(), timeout=fleet.DEADLINE)
         self.socket.sendall(head.encode() + data)
         self.received = b""

@@ -163,7 +163,7 @@ def exchange(head, pieces):
 
 def test_chunked_body_over_the_limit_is_refused():
     piece = b"100000\r\n" + b"a" * MIB + b"\r\n"
-    head = f"POST {PATH} HTTP/1.1\nhost: fleet\ntransfer-encoding: chunked\n\n"
+    head = f"POST {PATH} HTTP/1.1\nhost: localhost\ntransfer-encoding: chunked\n\n"
     received = exchange(head, [piece] * 24 + [b"0\r\n\r\n"])
     assert received.startswith(b"HTTP/1.1 413 ")
     assert b"request_too_large" in received
@@ -171,7 +171,7 @@ def test_chunked_body_over_the_limit_is_refused():
 
 def test_body_over_the_limit_is_refused_before_it_is_sent():
     """A client that expects `100 Continue` need not send it."""
-    head = f"POST {PATH} HTTP/1.1\nhost: fleet\nexpect: 100-continue\ncontent-length: {50 * MIB}\n\n"
+    head = f"POST {PATH} HTTP/1.1\nhost: localhost\nexpect: 100-continue\ncontent-length: {50 * MIB}\n\n"
     received = exchange(head, [])
     assert received.startswith(b"HTTP/1.1 413 ")
     assert b"100 Continue" not in received
@@ -179,7 +179,7 @@ def test_body_over_the_limit_is_refused_before_it_is_sent():
 
 def test_body_that_is_expected_is_read():
     data = json.dumps(BODY).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nhost: fleet\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {len(data)}\r\n\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {len(data)}\r\n\r\n"
     with socket.create_connection(raw_http.address(), timeout=fleet.DEADLINE) as connection:
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")

@@ -1,8 +1,9 @@
 //! A client of the fleet's HTTP API.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use reqwest::{Client, Response};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 /// A client of the API at one address. Cheap to clone.
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 pub struct Api {
     client: Client,
     base: String,
-    /// The API key that is sent with chat requests.
+    /// The API key that is sent with requests.
     key: Option<String>,
 }
 
@@ -56,7 +57,21 @@ impl Api {
         }
     }
 
-    /// Returns a client of the same API that sends this API key with chat requests.
+    /// Returns a client of the API on an admin socket.
+    ///
+    /// # Panics
+    /// Panics if the client cannot be made.
+    #[must_use]
+    pub fn on_socket(path: &Path) -> Self {
+        let client = Client::builder().unix_socket(path.to_owned()).build();
+        Self {
+            client: client.expect("a client of a socket"),
+            base: "http://localhost".to_owned(),
+            key: None,
+        }
+    }
+
+    /// Returns a client of the same API that sends this API key with requests.
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
         Self {
@@ -91,8 +106,8 @@ impl Api {
     /// # Panics
     /// Panics if that is refused.
     pub async fn delete_model(&self, model: &str) {
-        let url = format!("{}/api/v1/models/{model}", self.base);
-        let response = self.client.delete(url).send().await.expect("a response");
+        let request = self.request(Method::DELETE, &format!("api/v1/models/{model}"));
+        let response = request.send().await.expect("a response");
         assert!(response.status().is_success(), "{}", response.status());
     }
 
@@ -152,14 +167,14 @@ impl Api {
     /// # Panics
     /// Panics if there is no response.
     pub async fn get_response(&self, path: &str) -> Response {
-        let url = format!("{}/{path}", self.base);
-        self.client.get(url).send().await.expect("a response")
+        let request = self.request(Method::GET, path);
+        request.send().await.expect("a response")
     }
 
     /// Returns all resources of a kind, such as `tasks`; none if there is no response.
     pub async fn items(&self, kind: &str) -> Vec<Value> {
-        let url = format!("{}/api/v1/{kind}", self.base);
-        let Ok(response) = self.client.get(url).send().await else {
+        let request = self.request(Method::GET, &format!("api/v1/{kind}"));
+        let Ok(response) = request.send().await else {
             return Vec::new();
         };
         let list: Value = response.json().await.unwrap_or_default();
@@ -222,12 +237,8 @@ impl Api {
             "model": model, "stream": stream, "temperature": 0,
             "messages": [{"role": "user", "content": text}],
         });
-        let url = format!("{}/v1/chat/completions", self.base);
-        let mut request = self.client.post(url).json(&body);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        request.send().await
+        let request = self.request(Method::POST, "v1/chat/completions");
+        request.json(&body).send().await
     }
 
     /// Sends `PUT` with a JSON body and returns the status and the JSON of the response, `null` if the
@@ -236,8 +247,7 @@ impl Api {
     /// # Panics
     /// Panics if there is no response.
     pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
-        let url = format!("{}/{path}", self.base);
-        let response = self.client.put(url).json(body).send().await;
+        let response = self.request(Method::PUT, path).json(body).send().await;
         let response = response.expect("a response");
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
@@ -248,9 +258,17 @@ impl Api {
     /// # Panics
     /// Panics if there is no response.
     pub async fn post(&self, path: &str, body: &Value) -> Response {
-        let url = format!("{}/{path}", self.base);
-        let response = self.client.post(url).json(body).send().await;
+        let response = self.request(Method::POST, path).json(body).send().await;
         response.expect("a response")
+    }
+
+    /// Returns a request to a path, with the API key if there is one.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}/{path}", self.base));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     /// Sends a chat request of one user message and returns the text of the answer.

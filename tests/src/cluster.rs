@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::Location;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use tempfile::TempDir;
@@ -152,10 +152,25 @@ impl Cluster {
         self.controller = Some(controller);
     }
 
-    /// Returns a client of the fleet's API.
+    /// Returns a client of the fleet's API: on the admin socket where the controller requires API keys.
     #[must_use]
     pub fn api(&self) -> Api {
+        match self.settings.require_keys {
+            true => Api::on_socket(&self.admin_socket()),
+            false => self.tcp_api(),
+        }
+    }
+
+    /// Returns a client of the fleet's API on its port, without a key.
+    #[must_use]
+    pub fn tcp_api(&self) -> Api {
         Api::new(self.settings.http)
+    }
+
+    /// Returns the path of the controller's admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.path().join("files").join("admin.sock")
     }
 
     /// Returns the address of the HTTP API.

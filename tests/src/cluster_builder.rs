@@ -38,6 +38,7 @@ pub struct ClusterBuilder {
     store: Option<StoreAddress>,
     link: SocketAddr,
     controller_args: Vec<String>,
+    require_keys: bool,
     env: Vec<(String, String)>,
     agents: Vec<AgentSettings>,
 }
@@ -49,6 +50,7 @@ impl ClusterBuilder {
             store: None,
             link: any_port(),
             controller_args: Vec::new(),
+            require_keys: false,
             env: Vec::new(),
             agents: Vec::new(),
         }
@@ -78,6 +80,15 @@ impl ClusterBuilder {
         let args = args.iter().map(|arg| (*arg).to_owned());
         self.controller_args.extend(args);
         self
+    }
+
+    /// Has the controller require API keys. [`Cluster::api`] uses its admin socket then. Only for clusters of
+    /// processes.
+    pub fn require_keys(self) -> Self {
+        Self {
+            require_keys: true,
+            ..self.controller_args(&["--require-keys"])
+        }
     }
 
     /// Adds variables to the environment of all members. Only for clusters of processes.
@@ -118,6 +129,7 @@ impl ClusterBuilder {
             http: any_port(),
             link: self.link,
             args: self.controller_args,
+            require_keys: self.require_keys,
             env: self.env,
         };
         let mut cluster = Cluster::start_controller(dir, settings).await;

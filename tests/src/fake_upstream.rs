@@ -75,6 +75,7 @@
 //! | `embeddings-twice` | sends index 0 for every embedding |
 //! | `embeddings-empty`, `embeddings-uneven` | sends empty embeddings, embeddings of different lengths |
 //! | `embeddings-nulls` | sends null as every embedding |
+//! | `embeddings-topics` | sends embeddings with a direction for each of two topics, after 2 s if an input has "slowly" |
 
 mod answers;
 mod failures;

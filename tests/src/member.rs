@@ -39,6 +39,8 @@ pub(crate) struct ControllerSettings {
     pub(crate) http: SocketAddr,
     /// The address that agents dial. Port 0 lets the system choose.
     pub(crate) link: SocketAddr,
+    /// Whether the controller requires API keys.
+    pub(crate) require_keys: bool,
     /// Command-line arguments of a process.
     pub(crate) args: Vec<String>,
     /// Variables in the environment of a process, and of agents that are processes.

@@ -1,6 +1,7 @@
 //! The command line: every command and flag with its environment variable and its help text.
 //!
-//! `servers` has the commands that run a fleet, `access` those about who belongs to it, `requests` those about requests to models, `tasks` and
+//! `servers` has the commands that run a fleet, `access` those about who belongs to it, `keys` and `contexts` those about who may
+//! use it, `requests` those about requests to models, `tasks` and
 //! `dataset` those about what tasks learn, and `resources` those that show and change the fleet's
 //! resources. `docs/reference/cli.md` is generated from the doc comments in this module; see
 //! [`crate::reference`].
@@ -8,7 +9,11 @@
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod access;
+mod audit;
+mod contexts;
 mod dataset;
+mod endpoint;
+mod keys;
 mod requests;
 mod resources;
 mod servers;
@@ -20,7 +25,11 @@ mod values;
 pub(crate) use access::{
     NodeCommand, RevokeArgs, SecretCommand, TokenCommand, TokenCreateArgs, TokenListArgs,
 };
+pub(crate) use audit::AuditArgs;
+pub(crate) use contexts::{ContextCommand, LoginArgs};
 pub(crate) use dataset::{DatasetCommand, DatasetDeleteArgs, DatasetExportArgs, DatasetListArgs};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use keys::{KeyCommand, KeyCreateArgs, KeyListArgs, KeyRevokeArgs};
 pub(crate) use requests::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoringMethod};
 pub(crate) use resources::{
     ApplyArgs, BackupArgs, CordonArgs, DeletableKind, DeleteArgs, DescribableKind, DescribeArgs,
@@ -109,8 +118,18 @@ pub(crate) enum Command {
     /// Manages the files of models.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Manages the API keys of people and programs.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Shows who changed what, and which requests were refused.
+    Audit(AuditArgs),
+    /// Checks the key for a fleet, and saves both as the current context.
+    Login(LoginArgs),
+    /// Manages the contexts that `login` has saved.
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Writes the fleet's desired state to a file: models, tasks, the router, pushed artifacts (as
-    /// digests) and node operations.
+    /// digests), node operations and API keys (as digests).
     Backup(BackupArgs),
     /// Applies the resources of a backup.
     Restore(RestoreArgs),
@@ -215,20 +234,6 @@ impl Command {
             Self::Up(_) | Self::Controller(_) | Self::Agent(_) | Self::Runner(_)
         )
     }
-}
-
-/// The fleet that a command talks to.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Endpoint {
-    /// URL of a controller's HTTP API.
-    #[arg(
-        long,
-        env = "FLOTILLA_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    pub(crate) url: String,
 }
 
 /// Format of a command's output.

@@ -106,7 +106,7 @@ impl FromStr for StoreChoice {
     }
 }
 
-/// What clients of the HTTP API see besides the models.
+/// Who may use the HTTP API, and what clients see besides the models.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HttpApiArgs {
     /// Origin whose web pages may use the API, such as https://chat.example, or `*` for all. May be
@@ -118,6 +118,21 @@ pub(crate) struct HttpApiArgs {
         value_delimiter = ','
     )]
     cors_origins: Vec<CorsOrigin>,
+    /// Refuses requests to the HTTP API without a key of `flotilla key create`, on loopback, too. Where other
+    /// machines reach the API, they are refused in any case, unless there is `--insecure`. The first key is created
+    /// over the admin socket: `flotilla key create NAME --role admin --url unix:DATA_DIR/admin.sock`.
+    #[arg(long, env = "FLOTILLA_REQUIRE_KEYS")]
+    require_keys: bool,
+    /// Host name that clients reach the HTTP API by, such as fleet.example. May be repeated. Requests that name
+    /// another host are refused, except for IP addresses, localhost, the machine's name and the host of
+    /// `--advertise-http`.
+    #[arg(
+        long = "http-host",
+        env = "FLOTILLA_HTTP_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    http_hosts: Vec<String>,
     /// Silence of a streamed answer after which a comment is sent, so that proxies do not cut the
     /// connection, in seconds: 0.1 to 3600.
     #[arg(long, env = "FLOTILLA_STREAM_KEEP_ALIVE", value_name = "SECONDS", default_value = "10",
@@ -133,6 +148,8 @@ impl HttpApiArgs {
     pub(crate) fn config(&self) -> HttpApiConfig {
         HttpApiConfig {
             cors_origins: self.cors_origins.clone(),
+            require_keys: self.require_keys,
+            hosts: self.http_hosts.clone(),
             stream_keep_alive: self.stream_keep_alive,
             list_tasks: !self.list_only_models,
         }

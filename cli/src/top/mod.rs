@@ -63,7 +63,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// a terminal.
 pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
-    let state = LiveState::new(args.endpoint.url.trim_end_matches('/'));
+    let state = LiveState::new(&fleet.shown_url());
     if args.once || !std::io::stdout().is_terminal() {
         return print_once(&fleet, state).await;
     }

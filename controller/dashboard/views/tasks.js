@@ -54,6 +54,16 @@ function Summary({ separation, threshold, trained }) {
   `;
 }
 
+/** How far the router's encoder is. */
+function Encoder({ encoder }) {
+  const { model, examples, embedded, trained, problem, report } = encoder;
+  const { heldOut = 0, unsure, correct, correctWithout } = report ?? {};
+  return html`
+    <p><b class="mono">${model}</b> classifies requests that the classifier is unsure of. ${problem ? html`It is not trained: ${problem}.` : trained ? "It is trained." : "It is being trained."} It has embedded ${count(embedded)} of ${count(examples)} examples.</p>
+    ${heldOut > 0 && html`<p>It classifies ${share(unsure, heldOut)} of the held-out examples. ${share(correct, heldOut)} of all are right with it, ${share(correctWithout, heldOut)} without it.</p>`}
+  `;
+}
+
 /** Held-out examples by their task (rows) and the task that they were classified as (columns). */
 function Matrix({ separation }) {
   const { tasks, confusions } = separation;
@@ -138,6 +148,7 @@ export function Tasks() {
     ${separation &&
     html`
       <${Summary} separation=${separation} threshold=${classifier.threshold} trained=${classifier.trained} />
+      ${classifier.encoder && html`<${Panel} title="Encoder"><${Encoder} encoder=${classifier.encoder} /><//>`}
       ${learnt > 1 && learnt <= MAX_MATRIX && html`<${Panel} title="Confusion matrix"><${Matrix} separation=${separation} /><//>`}
       <${Panel} title="Confused most"><${Confusions} confusions=${separation.confusions} /><//>
       ${separation.doubtful.length > 0 && html`<${Panel} title="Doubtful examples"><${Doubtful} doubtful=${separation.doubtful} /><//>`}

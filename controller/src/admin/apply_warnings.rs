@@ -1,7 +1,7 @@
 //! What is missing for an applied resource to work. It is no error: it may come later.
 
 use flotilla_core::ModelName;
-use flotilla_core::spec::{Model, ModelSource, Resource, TaskSpec};
+use flotilla_core::spec::{Model, ModelSource, Pipeline, Resource, TaskSpec};
 
 use crate::fleet::FleetView;
 
@@ -28,9 +28,11 @@ pub(super) async fn find(resource: &Resource, view: &FleetView) -> Vec<String> {
         Resource::Router(router) => {
             let task = router.spec.default_task.iter();
             let missing = task.filter(|task| !view.routing.tasks.contains_key(*task));
-            missing
-                .map(|task| format!("spec.defaultTask: there is no task '{task}' yet"))
-                .collect()
+            let task =
+                missing.map(|task| format!("spec.defaultTask: there is no task '{task}' yet"));
+            let encoder = router.spec.encoder.as_ref();
+            let encoder = encoder.and_then(|encoder| unusable_encoder(encoder, view));
+            task.chain(encoder).collect()
         }
     }
 }
@@ -58,6 +60,17 @@ async fn missing_source(source: &ModelSource, view: &FleetView) -> Option<String
         },
         _ => None,
     }
+}
+
+/// Returns the warning for an encoder that does not exist or makes no embeddings, as far as its spec shows it.
+fn unusable_encoder(name: &ModelName, view: &FleetView) -> Option<String> {
+    let Some(model) = view.models.get(name) else {
+        return Some(format!("spec.encoder: there is no model '{name}' yet"));
+    };
+    let pipeline = model.endpoints.model.spec.options.pipeline;
+    (pipeline == Some(Pipeline::Text)).then(|| {
+        format!("spec.encoder: the model '{name}' has pipeline text, an encoder needs embedding")
+    })
 }
 
 /// Returns the warning for an adapter whose base is not there or cannot have adapters.
@@ -96,7 +109,7 @@ fn no_base_reason(model: &Model) -> Option<String> {
 mod tests {
     use super::*;
     use crate::reconcile::model_view;
-    use flotilla_core::spec::{EngineKind, ModelSpec};
+    use flotilla_core::spec::{EngineKind, ModelSpec, Router, RouterSpec};
     use std::sync::Arc;
 
     fn model(name: &str, engine: EngineKind, base: Option<&str>) -> Model {
@@ -121,6 +134,40 @@ mod tests {
         };
         assert_eq!(warnings("[clinic]").await, 1);
         assert_eq!(warnings("[]").await, 0);
+    }
+
+    #[tokio::test]
+    async fn encoder_that_is_missing_or_makes_text_has_a_warning() {
+        let mut view = FleetView::default();
+        for (name, pipeline) in [
+            ("minilm", None),
+            ("vectors", Some(Pipeline::Embedding)),
+            ("chat", Some(Pipeline::Text)),
+        ] {
+            let mut model = model(name, EngineKind::Llama, None);
+            model.spec.options.pipeline = pipeline;
+            let view_of_model = model_view(model.clone(), 0);
+            view.models
+                .insert(model.name().clone(), Arc::new(view_of_model));
+        }
+        for (name, expected) in [
+            ("minilm", None),
+            ("vectors", None),
+            ("none", Some("spec.encoder: there is no model 'none' yet")),
+            (
+                "chat",
+                Some(
+                    "spec.encoder: the model 'chat' has pipeline text, an encoder needs embedding",
+                ),
+            ),
+        ] {
+            let router = Router::new(RouterSpec {
+                encoder: Some(ModelName::new(name).unwrap()),
+                ..RouterSpec::default()
+            });
+            let found = find(&Resource::Router(router), &view).await;
+            assert_eq!(found.first().map(String::as_str), expected);
+        }
     }
 
     #[tokio::test]

@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{ModelSource, Sha256Digest};
 use flotilla_core::{ArtifactName, Bytes};
-use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
+use flotilla_gateway::{ApiError, ApiPath, ApiQuery, PacedBody, read_json};
 use futures::TryStreamExt;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http_body_util::BodyDataStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -204,7 +205,8 @@ pub(super) async fn put_blob(
     } else if let Err(error) = state.blobs.ensure_room(announced).await {
         Err(error)
     } else {
-        let chunks = body.into_data_stream().map_err(|e| e.to_string());
+        let chunks = BodyDataStream::new(PacedBody::new(body));
+        let chunks = chunks.map_err(|e| e.to_string());
         let blobs = &state.blobs;
         blobs.put_at_most(max, Some(expected), chunks, |_| {}).await
     };

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use flotilla_core::spec::{KINDS, Resource};
 use flotilla_gateway::{ApiError, read_json};
 use schemars::JsonSchema;
@@ -15,6 +16,7 @@ use super::apply_warnings;
 use super::errors::store_failure;
 use super::resources::{check_resource, check_size};
 use super::state::{AdminState, ApplyReply};
+use crate::audit::ChangedObjects;
 
 /// Largest request body, in bytes.
 const MAX_BODY: usize = 16 << 20;
@@ -77,7 +79,23 @@ pub struct DeleteBatchReply {
 pub(super) async fn apply(
     State(state): State<AdminState>,
     body: Body,
-) -> Result<Json<ApplyBatchReply>, ApiError> {
+) -> Result<Response, ApiError> {
+    let documents = read_documents(body).await?;
+    let names = documents.iter();
+    let names = names.map(|(resource, _)| object(resource.kind(), resource.name()));
+    // After an error a part of them may have been applied.
+    let changed = Extension(ChangedObjects(names.collect()));
+    let applied = apply_documents(&state, &documents).await;
+    Ok((changed, applied).into_response())
+}
+
+/// The name of a resource in audit records.
+fn object(kind: &str, name: &str) -> String {
+    format!("{}/{name}", kind.to_lowercase())
+}
+
+/// Reads and checks resources to apply, each with the document as the client wrote it.
+async fn read_documents(body: Body) -> Result<Vec<(Resource, Value)>, ApiError> {
     let batch: ApplyBatch = read_json(body, MAX_BODY).await?;
     check_count(batch.resources.len())?;
     let mut documents = Vec::with_capacity(batch.resources.len());
@@ -98,7 +116,14 @@ pub(super) async fn apply(
         }
         documents.push((resource, document));
     }
-    let applied = state.desired.apply_documents(&documents).await;
+    Ok(documents)
+}
+
+async fn apply_documents(
+    state: &AdminState,
+    documents: &[(Resource, Value)],
+) -> Result<Json<ApplyBatchReply>, ApiError> {
+    let applied = state.desired.apply_documents(documents).await;
     let applied = applied.map_err(store_failure)?;
     if let Some(revision) = applied.iter().map(|applied| applied.revision).max() {
         state.finish(Ok(revision)).await?;
@@ -119,7 +144,7 @@ pub(super) async fn apply(
 pub(super) async fn delete(
     State(state): State<AdminState>,
     body: Body,
-) -> Result<Json<DeleteBatchReply>, ApiError> {
+) -> Result<Response, ApiError> {
     let batch: DeleteBatch = read_json(body, MAX_BODY).await?;
     check_count(batch.resources.len())?;
     for (index, resource) in batch.resources.iter().enumerate() {
@@ -129,11 +154,19 @@ pub(super) async fn delete(
             return Err(ApiError::invalid(Some(field), problem));
         }
     }
-    let (deleted, revision) = state
-        .desired
-        .delete_resources(&batch.resources)
-        .await
-        .map_err(store_failure)?;
+    let names = batch.resources.iter();
+    let names = names.map(|resource| object(&resource.kind, &resource.name));
+    let changed = Extension(ChangedObjects(names.collect()));
+    let deleted = delete_resources(&state, &batch.resources).await;
+    Ok((changed, deleted).into_response())
+}
+
+async fn delete_resources(
+    state: &AdminState,
+    resources: &[ResourceName],
+) -> Result<Json<DeleteBatchReply>, ApiError> {
+    let deleted = state.desired.delete_resources(resources).await;
+    let (deleted, revision) = deleted.map_err(store_failure)?;
     if let Some(revision) = revision {
         state.finish(Ok(revision)).await?;
     }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use flotilla_core::routing::TaskSeparation;
+use flotilla_dispatch::EncoderStatus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct ClassifierStatus {
     /// How well the tasks can be distinguished. `None` while there are no tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separation: Option<TaskSeparation>,
+    /// How far the router's encoder is. `None` if the router names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderStatus>,
 }
 
 /// `GET /api/v1/classifier`.
@@ -43,5 +47,6 @@ pub(super) async fn get(State(state): State<AdminState>) -> Json<ClassifierStatu
         ngrams,
         bytes,
         separation: classifier.map(|classifier| classifier.separation().clone()),
+        encoder: state.encoder.borrow().status_beside(latest.as_ref()),
     })
 }

@@ -11,6 +11,7 @@ use flotilla_core::dataset::{DatasetRecord, newest};
 use flotilla_core::spec::LearnSource;
 use flotilla_dispatch::{Dispatcher, LatestClassifier, RoutingView};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery, ApiRoutes, Operation};
+use flotilla_identity::keys::Action;
 use http::{HeaderMap, Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,23 +72,33 @@ pub(crate) struct DatasetsState {
 
 /// The routes of datasets.
 pub(crate) fn router(state: DatasetsState) -> ApiRoutes {
-    let merged = |path, summary| {
-        Operation::new("get", path, summary)
+    let merged = |action, path, summary| {
+        Operation::new(action, "get", path, summary)
             .returns::<JsonObject>(200)
             .errors(&[404, 503])
     };
     ApiRoutes::new()
         .route(
-            merged("/api/v1/datasets", "Counts the records of datasets"),
+            merged(
+                Action::Read,
+                "/api/v1/datasets",
+                "Counts the records of datasets",
+            ),
             get(list),
         )
         .route(
-            merged("/api/v1/datasets/{task}", "Returns the dataset of a task")
-                .query::<RecordsQuery>(),
+            // It has what people have written.
+            merged(
+                Action::Operate,
+                "/api/v1/datasets/{task}",
+                "Returns the dataset of a task",
+            )
+            .query::<RecordsQuery>(),
             get(read),
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "delete",
                 "/api/v1/datasets/{task}",
                 "Deletes the dataset of a task",
@@ -98,6 +109,7 @@ pub(crate) fn router(state: DatasetsState) -> ApiRoutes {
         )
         .route(
             merged(
+                Action::Operate,
                 "/api/v1/tasks/{name}/suggestions",
                 "Suggests examples of a task from what was kept",
             )

@@ -7,9 +7,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use flotilla_core::access::AccessScope;
 use flotilla_core::dataset::Feedback;
+use flotilla_core::generate::RequestError;
 use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher, FeedbackError};
-use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation, RouteBody, RouteQuery, read_json};
+use flotilla_gateway::{
+    ApiError, ApiPath, ApiRoutes, Caller, Operation, RouteBody, RouteQuery, read_json,
+};
+use flotilla_identity::keys::Action;
 use flotilla_telemetry::clock::unix_millis;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
@@ -56,6 +61,7 @@ pub(crate) fn router(
         max_body,
     };
     let dry_run_operation = Operation::new(
+        Action::Infer,
         "post",
         "/v1/route",
         "Returns how a request would be routed, without sending it",
@@ -63,10 +69,17 @@ pub(crate) fn router(
     .body::<RouteBody>()
     .returns::<JsonObject>(200)
     .errors(&[404]);
-    let get_operation = Operation::new("get", "/v1/decisions/{id}", "Returns a recorded decision")
-        .returns::<JsonObject>(200)
-        .errors(&[404, 502]);
+    // The record of a decision has the last message of its prompt where prompts are recorded.
+    let get_operation = Operation::new(
+        Action::Read,
+        "get",
+        "/v1/decisions/{id}",
+        "Returns a recorded decision",
+    )
+    .returns::<JsonObject>(200)
+    .errors(&[404, 502]);
     let feedback_operation = Operation::new(
+        Action::Infer,
         "post",
         "/v1/decisions/{id}/feedback",
         "Keeps the prompt of an answered request with what the client says about it",
@@ -84,7 +97,7 @@ pub(crate) fn router(
 /// `POST /v1/route`.
 async fn dry_run(
     State(state): State<DecisionsState>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Json<DryRunResult>, ApiError> {
     let body: RouteBody = read_json(body, state.max_body).await?;
@@ -92,7 +105,7 @@ async fn dry_run(
         route,
         input,
         max_tokens,
-    } = body.validate(&headers)?;
+    } = body.validate(&caller)?;
     let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
     let view = state.others.fleet.view();
     let (models, zones, mut decision) = (dry_run.models, dry_run.zones, dry_run.decision);
@@ -141,11 +154,12 @@ async fn get_decision(
 async fn give_feedback(
     State(state): State<DecisionsState>,
     ApiPath(id): ApiPath<String>,
-    headers: HeaderMap,
+    caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
     let feedback: Feedback = read_json(body, MAX_FEEDBACK).await?;
-    let Some(owner) = owner_address(&state, &id, &headers) else {
+    check_feedback_scope(&caller.principal.scope, &feedback)?;
+    let Some(owner) = owner_address(&state, &id, &caller.headers) else {
         let given = state.dispatcher.give_feedback(&id, feedback);
         given.map_err(|error| feedback_failure(&error))?;
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -165,6 +179,22 @@ async fn give_feedback(
     let body = response.bytes().await.map_err(unreachable)?;
     *reply.body_mut() = body.into();
     Ok(reply)
+}
+
+/// Checks feedback against what the requests of its sender may use.
+///
+/// # Errors
+/// 409 for a sender that is held to privacy zones, of which nothing is kept, and 403 for a task outside its scope.
+fn check_feedback_scope(scope: &AccessScope, feedback: &Feedback) -> Result<(), ApiError> {
+    if scope.zones.is_some() {
+        return Err(feedback_failure(&FeedbackError::HeldToZones));
+    }
+    match feedback {
+        Feedback::Task(task) if !scope.allows_task(task) => {
+            Err(RequestError::task_outside_scope(task).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The address of the other controller that made a decision. `None` if it is this one, if the controller is

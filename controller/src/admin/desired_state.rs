@@ -7,6 +7,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_dispatch::QualityRecord;
+use flotilla_identity::keys::{KeyId, KeyRecord};
 use flotilla_telemetry::clock::unix_seconds;
 
 use super::apply_plan::{ApplyPlan, ApplyTarget};
@@ -193,6 +194,27 @@ impl DesiredStateWriter {
             StoreWrite::put(key, encode(&operation))
         };
         self.write(vec![write]).await
+    }
+
+    /// Stores the record of a key, in place of one with its id.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn put_key(&self, record: &KeyRecord) -> Result<StoreRevision, StoreError> {
+        let write = StoreWrite::put(keys::api_key(&record.id), encode(record));
+        self.write(vec![write]).await
+    }
+
+    /// Deletes the record of a key, which is not accepted any more then. Returns `None` when there was none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn delete_key(&self, id: &KeyId) -> Result<Option<StoreRevision>, StoreError> {
+        let key = keys::api_key(id);
+        if self.store.get(&key).await?.is_none() {
+            return Ok(None);
+        }
+        self.write(vec![StoreWrite::Delete { key }]).await.map(Some)
     }
 
     /// Publishes uploaded files as an artifact, which models may then name as their source.

@@ -20,6 +20,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
 use flotilla_core::energy::Currency;
 use flotilla_gateway::{ApiRoutes, Operation};
+use flotilla_identity::keys::Action;
 use flotilla_telemetry::clock::unix_millis;
 use futures::Stream;
 use serde::Serialize;
@@ -163,6 +164,7 @@ pub(crate) fn router(
         stop,
     };
     let operation = Operation::new(
+        Action::Read,
         "get",
         "/api/v1/live",
         "Streams a snapshot of the fleet, and then its changes",

@@ -9,6 +9,7 @@ use reqwest::Response;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::access::identified_request;
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::tls::ControllerClient;
 
@@ -55,7 +56,8 @@ impl OtherControllers {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> reqwest::Result<Response> {
-        let request = self.client.request(method, address, path);
+        let secret = self.fleet.peek().controller_secret.clone();
+        let request = identified_request(&self.client, secret.as_ref(), address, method, path);
         let request = request.header(FORWARDED_BY, "controller");
         match body {
             Some(body) => request.json(body),

@@ -4,31 +4,32 @@ use std::sync::Arc;
 
 use axum::routing::{delete, get, post, put};
 use flotilla_core::spec::{Model, Task};
-use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
 use flotilla_identity::authority::FleetSecret;
+use flotilla_identity::keys::Action;
 use schemars::JsonSchema;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::desired_state::DesiredStateWriter;
-use super::state::AdminState;
+use super::state::{AdminState, TrainedClassifiers};
 use super::watch::WatchQuery;
 use super::{
-    artifacts, batch, classifier, controllers, enrolments, fleet, join_tokens, models, nodes, tasks,
+    artifacts, batch, classifier, controllers, enrolments, fleet, join_tokens, keys, models, nodes,
+    tasks,
 };
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
 
 /// The admin API of the controller with this `id`. Reads come from `fleet`'s view, changes go to
-/// `store`, and uploaded files to `blobs`; `classifier` shows whether it is trained on the current tasks.
+/// `store`, and uploaded files to `blobs`; `classifiers` show whether they are trained on the current tasks.
 /// Watched lists end with `drain`.
 pub(crate) fn router(
     fleet: FleetHandle,
     store: Arc<dyn Store>,
     blobs: BlobStore,
-    classifier: LatestClassifier,
+    classifiers: TrainedClassifiers,
     id: String,
     secret: Option<FleetSecret>,
     drain: CancellationToken,
@@ -37,7 +38,8 @@ pub(crate) fn router(
         id,
         secret,
         drain,
-        classifier,
+        classifier: classifiers.classifier,
+        encoder: classifiers.encoder,
         fleet,
         desired: DesiredStateWriter::new(store),
         blobs,
@@ -49,6 +51,7 @@ pub(crate) fn router(
         .merge(status_routes())
         .merge(artifact_routes())
         .merge(access_routes())
+        .merge(keys::routes())
         .with_state(state)
 }
 
@@ -86,6 +89,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/tasks/{name}/quality/{model}",
                 "Sets the measured quality of a model for a task",
@@ -113,6 +117,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/classifier",
                 "Returns the state of the classifier of tasks, and how well it distinguishes them",
@@ -126,17 +131,27 @@ fn resource_routes() -> ApiRoutes<AdminState> {
 fn batch_routes() -> ApiRoutes<AdminState> {
     ApiRoutes::new()
         .route(
-            Operation::new("post", "/api/v1/apply", "Applies many resources")
-                .body::<batch::ApplyBatch>()
-                .returns::<JsonObject>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/apply",
+                "Applies many resources",
+            )
+            .body::<batch::ApplyBatch>()
+            .returns::<JsonObject>(200)
+            .errors(&[409, 503, 507]),
             post(batch::apply),
         )
         .route(
-            Operation::new("post", "/api/v1/delete", "Deletes many resources")
-                .body::<batch::DeleteBatch>()
-                .returns::<batch::DeleteBatchReply>(200)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "post",
+                "/api/v1/delete",
+                "Deletes many resources",
+            )
+            .body::<batch::DeleteBatch>()
+            .returns::<batch::DeleteBatchReply>(200)
+            .errors(&[409, 503, 507]),
             post(batch::delete),
         )
 }
@@ -155,6 +170,7 @@ fn status_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/nodes/{name}/operation",
                 "Cordons, drains or uncordons a node",
@@ -166,13 +182,19 @@ fn status_routes() -> ApiRoutes<AdminState> {
             put(nodes::put_operation),
         )
         .route(
-            Operation::new("get", "/api/v1/fleet", "Returns the identity of the fleet")
-                .returns::<fleet::FleetIdentity>(200)
-                .errors(&[503]),
+            Operation::new(
+                Action::Read,
+                "get",
+                "/api/v1/fleet",
+                "Returns the identity of the fleet",
+            )
+            .returns::<fleet::FleetIdentity>(200)
+            .errors(&[503]),
             get(fleet::get),
         )
         .route(
             Operation::new(
+                Action::Administer,
                 "put",
                 "/api/v1/fleet",
                 "Gives the fleet the id of one that is restored",
@@ -197,24 +219,31 @@ fn status_routes() -> ApiRoutes<AdminState> {
 
 /// The routes of who belongs to the fleet: join tokens, enrolments and the authority.
 fn access_routes() -> ApiRoutes<AdminState> {
+    let administer =
+        |method, path, summary| Operation::new(Action::Administer, method, path, summary);
     ApiRoutes::new()
         .route(
-            list("/api/v1/tokens", "Lists the join tokens"),
+            administer("get", "/api/v1/tokens", "Lists the join tokens")
+                .query::<WatchQuery>()
+                .returns::<ResourceListSchema>(200)
+                .returns_raw(200, "application/x-ndjson"),
             get(join_tokens::list),
         )
         .route(
-            Operation::new("post", "/api/v1/tokens", "Creates a join token")
+            administer("post", "/api/v1/tokens", "Creates a join token")
                 .body::<join_tokens::NewJoinToken>()
                 .returns::<join_tokens::CreatedJoinToken>(201)
                 .errors(&[409, 503, 507]),
             post(join_tokens::post),
         )
         .route(
-            remove("/api/v1/tokens/{id}", "Deletes a join token"),
+            administer("delete", "/api/v1/tokens/{id}", "Deletes a join token")
+                .returns_nothing(204)
+                .errors(&[404, 409, 503, 507]),
             delete(join_tokens::delete),
         )
         .route(
-            Operation::new(
+            administer(
                 "post",
                 "/api/v1/nodes/{name}/revoke",
                 "Revokes the enrolment of a node and cuts its links",
@@ -224,7 +253,7 @@ fn access_routes() -> ApiRoutes<AdminState> {
             post(enrolments::revoke),
         )
         .route(
-            Operation::new(
+            administer(
                 "get",
                 "/api/v1/enrolments",
                 "Returns the nodes that have enrolled",
@@ -234,7 +263,7 @@ fn access_routes() -> ApiRoutes<AdminState> {
             get(enrolments::list),
         )
         .route(
-            Operation::new(
+            administer(
                 "put",
                 "/api/v1/enrolments/{name}",
                 "Restores the enrolment of a node",
@@ -245,7 +274,7 @@ fn access_routes() -> ApiRoutes<AdminState> {
             put(enrolments::put),
         )
         .route(
-            Operation::new(
+            administer(
                 "get",
                 "/api/v1/authority",
                 "Returns the fleet's certificate authority, with its private key encrypted, or null",
@@ -255,7 +284,7 @@ fn access_routes() -> ApiRoutes<AdminState> {
             get(enrolments::get_authority),
         )
         .route(
-            Operation::new(
+            administer(
                 "put",
                 "/api/v1/authority",
                 "Restores the fleet's certificate authority",
@@ -276,6 +305,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/manifests",
                 "Returns the manifests of all artifacts",
@@ -284,12 +314,17 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
             get(artifacts::manifests),
         )
         .route(
-            Operation::new("put", "/api/v1/artifacts/{name}", "Publishes an artifact")
-                .query::<artifacts::PublishQuery>()
-                .body::<JsonObject>()
-                .returns::<MissingFilesSchema>(201)
-                .returns::<MissingFilesSchema>(202)
-                .errors(&[409, 503, 507]),
+            Operation::new(
+                Action::Operate,
+                "put",
+                "/api/v1/artifacts/{name}",
+                "Publishes an artifact",
+            )
+            .query::<artifacts::PublishQuery>()
+            .body::<JsonObject>()
+            .returns::<MissingFilesSchema>(201)
+            .returns::<MissingFilesSchema>(202)
+            .errors(&[409, 503, 507]),
             put(artifacts::put),
         )
         .route(
@@ -301,6 +336,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Read,
                 "get",
                 "/api/v1/blobs/{sha256}",
                 "Returns a file by its digest",
@@ -311,6 +347,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new(
+                Action::Operate,
                 "put",
                 "/api/v1/blobs/{sha256}",
                 "Stores a file under its digest",
@@ -357,20 +394,20 @@ struct MissingFilesSchema {
 }
 
 fn list(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("get", path, summary)
+    Operation::new(Action::Read, "get", path, summary)
         .query::<WatchQuery>()
         .returns::<ResourceListSchema>(200)
         .returns_raw(200, "application/x-ndjson")
 }
 
 fn read(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("get", path, summary)
+    Operation::new(Action::Read, "get", path, summary)
         .returns::<JsonObject>(200)
         .errors(&[404])
 }
 
 fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("put", path, summary)
+    Operation::new(Action::Operate, "put", path, summary)
         .body::<T>()
         .returns::<ApplyReplySchema>(200)
         .returns::<ApplyReplySchema>(201)
@@ -378,7 +415,7 @@ fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation 
 }
 
 fn remove(path: &'static str, summary: &'static str) -> Operation {
-    Operation::new("delete", path, summary)
+    Operation::new(Action::Operate, "delete", path, summary)
         .returns_nothing(204)
         .errors(&[404, 409, 503, 507])
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use flotilla_core::spec::{FieldChange, Resource};
-use flotilla_dispatch::LatestClassifier;
+use flotilla_dispatch::{LatestClassifier, LatestEncoder};
 use flotilla_gateway::ApiError;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -37,8 +37,17 @@ pub(super) struct AdminState {
     pub(super) blobs: BlobStore,
     pub(super) uploads: Uploads,
     pub(super) classifier: LatestClassifier,
+    pub(super) encoder: LatestEncoder,
     /// Cancelled when the controller begins to stop; ends the watched lists.
     pub(super) drain: CancellationToken,
+}
+
+/// What this controller classifies requests by.
+pub(crate) struct TrainedClassifiers {
+    /// The classifier of tasks.
+    pub(crate) classifier: LatestClassifier,
+    /// The router's encoder.
+    pub(crate) encoder: LatestEncoder,
 }
 
 /// The reply to a `PUT` of a resource.

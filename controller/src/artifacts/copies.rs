@@ -7,12 +7,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
+use flotilla_identity::keys::ControllerSecret;
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::Method;
 use tokio::task::AbortHandle;
 
 use super::blobs::BlobStore;
 use super::fetch_job::MIN_RETRY_DELAY;
+use crate::access::identified_request;
 use crate::fleet::{FleetView, NodeLink};
 use crate::tls::ControllerClient;
 
@@ -177,6 +179,8 @@ pub(super) struct CopySources {
     /// Linked nodes, those first that are assigned a model with the file.
     nodes: Vec<Arc<NodeLink>>,
     client: ControllerClient,
+    /// What this controller identifies itself to the others with.
+    secret: Option<ControllerSecret>,
 }
 
 impl CopySources {
@@ -207,6 +211,7 @@ impl CopySources {
             controllers: others.map(|(_, record)| record.http.clone()).collect(),
             nodes: nodes_to_ask(likely, rest, failures),
             client,
+            secret: view.controller_secret.clone(),
         }
     }
 
@@ -218,7 +223,8 @@ impl CopySources {
         let mut last_error = "there is no other controller and no linked node".to_owned();
         for address in &self.controllers {
             let path = format!("/api/v1/blobs/{sha256}");
-            let request = self.client.request(Method::GET, address, &path);
+            let (client, secret) = (&self.client, self.secret.as_ref());
+            let request = identified_request(client, secret, address, Method::GET, &path);
             let response = request.send().await;
             let stored = match response.and_then(reqwest::Response::error_for_status) {
                 Ok(response) => {
@@ -400,6 +406,7 @@ mod tests {
             controllers: vec![silent, good],
             nodes: Vec::new(),
             client: ControllerClient::with_client(client.build().unwrap()),
+            secret: None,
         };
         let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
         let file = ArtifactFile {

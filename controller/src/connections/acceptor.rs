@@ -36,7 +36,7 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.pause = MIN_PAUSE;
-                    let Some(connection) = self.table.add() else {
+                    let Some(connection) = self.table.add(peer.ip()) else {
                         continue;
                     };
                     if let Err(error) = stream.set_nodelay(true) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use flotilla_identity::authority::PeerIdentity;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +18,7 @@ use tower_service::Service;
 
 use super::acceptor::Acceptor;
 use super::lingering_stream::LingeringStream;
+use super::peer::Peer;
 use super::table::{Connection, ConnectionTable};
 use crate::tls::ServerTls;
 
@@ -52,7 +52,8 @@ impl HttpServer {
             };
             let (api, drain, tls) = (self.api.clone(), self.drain.clone(), self.tls.clone());
             tasks.spawn(async move {
-                if let Err(error) = begin(stream, connection, api, drain, tls).await {
+                let served = begin(stream, Peer::Address(peer), connection, api, drain, tls);
+                if let Err(error) = served.await {
                     tracing::debug!(%peer, error, "a connection has ended with an error");
                 }
             });
@@ -69,6 +70,7 @@ type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 /// Shakes hands, if the API has TLS, and serves one connection to its end.
 async fn begin(
     stream: TcpStream,
+    peer: Peer,
     connection: Connection,
     api: Router,
     drain: CancellationToken,
@@ -77,22 +79,20 @@ async fn begin(
     let wrap = |stream| LingeringStream::new(stream, drain.clone());
     let Some(tls) = tls else {
         let stream = wrap(stream);
-        return serve(stream, None, connection, api, drain).await;
+        return serve(stream, peer, connection, api, drain).await;
     };
     let shaken = tokio::select! {
         shaken = tls.accept(stream, wrap) => shaken?,
         () = connection.give_way().cancelled() => return Err("it gave way to other connections".into()),
         () = drain.cancelled() => return Ok(()),
     };
-    let peer = shaken.peer.map(|certificate| certificate.identity);
     serve(shaken.stream, peer, connection, api, drain).await
 }
 
-/// Serves one connection to its end. Its requests carry who the client is, if it has presented a certificate of the
-/// fleet's authority, as the extension [`PeerIdentity`].
-async fn serve(
+/// Serves one connection, with `peer` at its other end, to its end.
+pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Option<PeerIdentity>,
+    peer: Peer,
     connection: Connection,
     api: Router,
     drain: CancellationToken,
@@ -100,10 +100,8 @@ async fn serve(
     let connection = Arc::new(connection);
     let in_service = connection.clone();
     let service = service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         let in_use = in_service.begin_use();
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(peer.clone());
-        }
         let response = api.clone().call(request);
         async move {
             let response = response.await?;

@@ -1,17 +1,21 @@
-//! The connections of both ports: how many there may be, which of them give way to others, and how
+//! The connections of both ports and of the admin socket: how many there may be, which of them give way to others, and how
 //! long a client may take to say what it wants.
 //!
 //! File descriptors are what a controller runs out of first. Without these limits, a few hundred
 //! connections that say nothing would keep all others out, and model files and the store closed.
 
 mod acceptor;
+mod admin_socket;
 mod file_limit;
 mod http_server;
 mod lingering_stream;
+mod peer;
 mod table;
 
 pub(crate) use acceptor::Acceptor;
+pub(crate) use admin_socket::AdminSocket;
 pub(crate) use http_server::HttpServer;
+pub(crate) use peer::Peer;
 pub(crate) use table::{Connection, ConnectionTable, UseGuard};
 
 /// Connections that the two ports may have.

@@ -1,6 +1,7 @@
 //! The open connections of one port, and which of them gives way when there are too many.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// The open connections of a port. Cheap to clone.
 ///
 /// A connection is silent until its client has said what it wants, for example with the head of a
-/// request; then it is idle or in use. When there are too many, the one that has been silent longest
+/// request; then it is idle or in use. When there are too many, one of the client with the most silent ones
 /// gives way, then the one that has been idle longest. Connections in use never do.
 #[derive(Clone)]
 pub(crate) struct ConnectionTable {
@@ -34,14 +35,17 @@ struct Entries {
     max_silent: usize,
     next_id: u64,
     connections: HashMap<u64, Arc<ConnectionState>>,
-    /// Ids of the silent connections, the oldest first.
-    silent: BTreeSet<u64>,
+    /// Ids of the silent connections by the addresses of their clients, the oldest first.
+    silent: HashMap<IpAddr, BTreeSet<u64>>,
+    /// The number of silent connections.
+    silent_count: usize,
     warned_at: Option<Instant>,
 }
 
 /// The state of one connection.
-#[derive(Default)]
 struct ConnectionState {
+    /// The address of the client.
+    client: IpAddr,
     /// Uses at the moment, for example requests that are being answered.
     uses: AtomicUsize,
     /// Whether the client has said what it wants.
@@ -52,10 +56,22 @@ struct ConnectionState {
     give_way: CancellationToken,
 }
 
+impl ConnectionState {
+    fn new(client: IpAddr) -> Self {
+        Self {
+            client,
+            uses: AtomicUsize::default(),
+            has_spoken: AtomicBool::default(),
+            idle_since: AtomicU64::default(),
+            give_way: CancellationToken::default(),
+        }
+    }
+}
+
 impl Entries {
     /// Adds a connection. Returns it with its id; `None` if all connections are in use.
-    fn add(&mut self) -> Option<(u64, Arc<ConnectionState>)> {
-        if self.silent.len() >= self.max_silent {
+    fn add(&mut self, client: IpAddr) -> Option<(u64, Arc<ConnectionState>)> {
+        if self.silent_count >= self.max_silent {
             self.evict_silent();
         }
         if self.connections.len() >= self.max && !self.evict_silent() && !self.evict_idle() {
@@ -63,16 +79,32 @@ impl Entries {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let state = Arc::new(ConnectionState::default());
+        let state = Arc::new(ConnectionState::new(client));
         self.connections.insert(id, state.clone());
-        self.silent.insert(id);
+        self.silent.entry(client).or_default().insert(id);
+        self.silent_count += 1;
         Some((id, state))
     }
 
-    /// Has the connection give way that has been silent longest.
+    /// Has a silent connection give way: of the address with the most of them, the one that has been silent longest.
+    /// So a client that opens connections and says nothing pushes out its own.
     fn evict_silent(&mut self) -> bool {
-        let oldest = self.silent.first().copied();
-        oldest.is_some_and(|id| self.evict(id))
+        let most = self.silent.iter().max_by_key(|(_, ids)| ids.len());
+        let oldest = most.and_then(|(client, ids)| Some((*client, *ids.first()?)));
+        oldest.is_some_and(|(client, id)| self.evict(id, client))
+    }
+
+    /// Notes that a connection of a client is not silent any more, if it was.
+    fn remove_silent(&mut self, id: u64, client: IpAddr) {
+        let Some(ids) = self.silent.get_mut(&client) else {
+            return;
+        };
+        if ids.remove(&id) {
+            self.silent_count -= 1;
+        }
+        if ids.is_empty() {
+            self.silent.remove(&client);
+        }
     }
 
     /// Has the connection give way that has been idle longest.
@@ -83,12 +115,12 @@ impl Entries {
             .filter(|(_, connection)| connection.uses.load(Ordering::Acquire) == 0);
         let longest =
             idle.min_by_key(|(_, connection)| connection.idle_since.load(Ordering::Acquire));
-        let longest = longest.map(|(id, _)| *id);
-        longest.is_some_and(|id| self.evict(id))
+        let longest = longest.map(|(id, connection)| (*id, connection.client));
+        longest.is_some_and(|(id, client)| self.evict(id, client))
     }
 
-    fn evict(&mut self, id: u64) -> bool {
-        self.silent.remove(&id);
+    fn evict(&mut self, id: u64, client: IpAddr) -> bool {
+        self.remove_silent(id, client);
         let connection = self.connections.remove(&id);
         if let Some(connection) = &connection {
             connection.give_way.cancel();
@@ -119,7 +151,8 @@ impl ConnectionTable {
                     max_silent,
                     next_id: 0,
                     connections: HashMap::new(),
-                    silent: BTreeSet::new(),
+                    silent: HashMap::new(),
+                    silent_count: 0,
                     warned_at: None,
                 }),
                 clock: AtomicU64::new(0),
@@ -127,12 +160,12 @@ impl ConnectionTable {
         }
     }
 
-    /// Adds a new connection, for which another one may have to give way. `None` if all are in use: the
+    /// Adds a new connection of a client, for which another one may have to give way. `None` if all are in use: the
     /// new one has to be closed.
-    pub(crate) fn add(&self) -> Option<Connection> {
+    pub(crate) fn add(&self, client: IpAddr) -> Option<Connection> {
         let mut entries = self.shared.entries.lock();
         let before = entries.connections.len();
-        let added = entries.add();
+        let added = entries.add(client);
         let has_evicted = entries.connections.len() <= before;
         if has_evicted && entries.is_warning_due(Instant::now()) {
             tracing::warn!(
@@ -169,7 +202,8 @@ impl Connection {
     pub(crate) fn begin_use(&self) -> UseGuard {
         self.state.uses.fetch_add(1, Ordering::AcqRel);
         if !self.state.has_spoken.swap(true, Ordering::AcqRel) {
-            self.table.shared.entries.lock().silent.remove(&self.id);
+            let mut entries = self.table.shared.entries.lock();
+            entries.remove_silent(self.id, self.state.client);
         }
         UseGuard {
             shared: self.table.shared.clone(),
@@ -187,7 +221,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut entries = self.table.shared.entries.lock();
         entries.connections.remove(&self.id);
-        entries.silent.remove(&self.id);
+        entries.remove_silent(self.id, self.state.client);
     }
 }
 
@@ -209,31 +243,46 @@ impl Drop for UseGuard {
 mod tests {
     use super::*;
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn client_with_the_most_silent_connections_pushes_out_its_own() {
+        let table = ConnectionTable::new("test", 100, 4);
+        let other = table.add(IpAddr::from([10, 0, 0, 1])).unwrap();
+        let many: Vec<_> = (0..50).map(|_| table.add(CLIENT).unwrap()).collect();
+        assert!(!other.give_way().is_cancelled());
+        let left = many.iter().filter(|one| !one.give_way().is_cancelled());
+        assert_eq!(left.count(), 3);
+        drop(many);
+        let again: Vec<_> = (0..3).map(|_| table.add(CLIENT).unwrap()).collect();
+        assert!(again.iter().all(|one| !one.give_way().is_cancelled()));
+    }
+
     #[test]
     fn silent_connections_give_way_first_and_those_in_use_never() {
         let table = ConnectionTable::new("test", 4, 2);
         let gives_way = |connection: &Connection| connection.give_way().is_cancelled();
-        let first = table.add().unwrap();
-        let second = table.add().unwrap();
-        let third = table.add().unwrap();
+        let first = table.add(CLIENT).unwrap();
+        let second = table.add(CLIENT).unwrap();
+        let third = table.add(CLIENT).unwrap();
         assert!(gives_way(&first), "two may be silent");
         assert!(!gives_way(&second) && second.is_silent());
         drop(first);
         // Two in use, one idle, one silent.
         let in_use = (second.begin_use(), third.begin_use());
-        let idle = table.add().unwrap();
+        let idle = table.add(CLIENT).unwrap();
         drop(idle.begin_use());
-        let silent = table.add().unwrap();
-        let new = table.add().unwrap();
+        let silent = table.add(CLIENT).unwrap();
+        let new = table.add(CLIENT).unwrap();
         assert!(gives_way(&silent) && !gives_way(&idle));
         let used = new.begin_use();
-        let newest = table.add().unwrap();
+        let newest = table.add(CLIENT).unwrap();
         assert!(gives_way(&idle));
         let last = newest.begin_use();
-        assert!(table.add().is_none(), "all are in use");
+        assert!(table.add(CLIENT).is_none(), "all are in use");
         assert!(![&second, &third, &new, &newest].into_iter().any(gives_way));
         drop((in_use, used, last));
-        assert!(table.add().is_some());
+        assert!(table.add(CLIENT).is_some());
         assert!(gives_way(&second), "it has been idle longest");
     }
 }

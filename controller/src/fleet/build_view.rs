@@ -86,6 +86,8 @@ impl FleetState {
             controllers: self.stored.controllers.clone(),
             manifests: self.stored.manifests.clone(),
             routing: self.stored.routing.clone(),
+            keys: self.stored.keys.clone(),
+            controller_secret: self.stored.controller_secret.clone(),
             leader: self.stored.leader.clone(),
             authority: self.stored.authority.clone(),
             enrolments: self.stored.enrolments.clone(),

@@ -10,6 +10,7 @@ use flotilla_core::spec::{Model, Resource, Router, RouterSpec, ValidationErrors}
 use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, StoreRevision, TaskName};
 use flotilla_identity::authority::AuthorityRecord;
 use flotilla_identity::enrolment::{Enrolment, JoinTokenRecord};
+use flotilla_identity::keys::{ControllerSecret, KeyRecord};
 use serde::de::DeserializeOwned;
 
 use super::records::{
@@ -48,6 +49,8 @@ pub(super) enum StoredValue {
     Authority(Box<AuthorityRecord>),
     Enrolment(NodeName, Box<Enrolment>),
     JoinToken(String, Box<JoinTokenRecord>),
+    ControllerSecret(Box<ControllerSecret>),
+    ApiKey(Box<KeyRecord>),
 }
 
 /// The desired state of a model.
@@ -146,6 +149,19 @@ impl Decoder {
                 let epoch = keys::parse_epoch(&value).ok_or("it is no number")?;
                 StoredValue::Epoch(epoch)
             }
+            StoreKey::ControllerSecret => {
+                let secret = ControllerSecret::parse(&text(value)?);
+                StoredValue::ControllerSecret(Box::new(secret.ok_or("it is no secret")?))
+            }
+            // Not as far as it is understood: a restriction that is left out would let the key do more.
+            StoreKey::ApiKey(id) => {
+                let record: KeyRecord =
+                    serde_json::from_slice(&value).map_err(|error| error.to_string())?;
+                if record.id != id {
+                    return Err("it is the record of another key".into());
+                }
+                StoredValue::ApiKey(Box::new(record))
+            }
         })
     }
 
@@ -190,6 +206,17 @@ mod tests {
         assert!(decode_text("/flotilla/v1/models/m", "{}").is_err());
         assert!(decode_text("/flotilla/v1/nodes/n", "[]").is_err());
         assert!(decode_text("/flotilla/v1/assignments/n/m", "no JSON").is_err());
+    }
+
+    #[test]
+    fn a_key_with_a_restriction_of_a_later_version_is_not_decoded_without_it() {
+        let record = r#"{"id": "0123456789ab", "name": "n", "role": "inference", "digest": "HASH",
+            "scope": {"regions": ["eu"]}, "created": 1}"#;
+        let record = record.replace("HASH", &"0".repeat(64));
+        assert!(decode_text("/flotilla/v1/keys/0123456789ab", &record).is_err());
+        let known = record.replace("regions", "zones");
+        assert!(decode_text("/flotilla/v1/keys/0123456789ab", &known).is_ok());
+        assert!(decode_text("/flotilla/v1/keys/ffffffffffff", &known).is_err());
     }
 
     #[test]

@@ -347,7 +347,7 @@ impl FleetState {
         }
     }
 
-    /// Decodes and sets an entry. An entry that cannot be decoded keeps its earlier value.
+    /// Decodes and sets an entry. An entry that cannot be decoded keeps its earlier value, but for keys.
     fn put_entry(&mut self, entry: StoreEntry, now: Instant) -> bool {
         let Some(key) = keys::parse(&entry.key) else {
             return false;
@@ -363,6 +363,10 @@ impl FleetState {
                 changed
             }
             Err(error) => {
+                // What a later version has narrowed must not be accepted as it was before.
+                if let Some(key @ StoreKey::ApiKey(_)) = keys::parse(&entry.key) {
+                    self.stored.delete(&key);
+                }
                 self.ignored.set_entry(&entry.key, error);
                 true
             }

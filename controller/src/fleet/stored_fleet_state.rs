@@ -7,6 +7,8 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 
+use flotilla_identity::keys::{ControllerSecret, KeyMap};
+
 use super::decode::{DesiredModelState, StoredValue};
 use super::ignored_parts::IgnoredParts;
 use super::{
@@ -40,6 +42,10 @@ pub(super) struct StoredFleetState {
     pub(super) enrolments: Arc<BTreeMap<NodeName, Enrolment>>,
     /// The join tokens, by id.
     pub(super) join_tokens: Arc<BTreeMap<String, JoinTokenRecord>>,
+    /// The API keys of people and programs.
+    pub(super) keys: Arc<KeyMap>,
+    /// What the controllers identify themselves to each other with.
+    pub(super) controller_secret: Option<ControllerSecret>,
     /// The number of requests in the pending queues, by model and id of the controller.
     pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
 }
@@ -118,6 +124,10 @@ impl StoredFleetState {
             StoredValue::JoinToken(id, record) => {
                 Arc::make_mut(&mut self.join_tokens).insert(id, *record);
             }
+            StoredValue::ApiKey(record) => {
+                Arc::make_mut(&mut self.keys).insert(record.id.clone(), Arc::from(record));
+            }
+            StoredValue::ControllerSecret(secret) => self.controller_secret = Some(*secret),
             StoredValue::Node(..)
             | StoredValue::Link(..)
             | StoredValue::FleetId(_)
@@ -154,6 +164,8 @@ impl StoredFleetState {
             StoreKey::Authority => self.authority.take().is_some(),
             StoreKey::Enrolment(name) => Arc::make_mut(&mut self.enrolments).remove(name).is_some(),
             StoreKey::JoinToken(id) => Arc::make_mut(&mut self.join_tokens).remove(id).is_some(),
+            StoreKey::ApiKey(id) => Arc::make_mut(&mut self.keys).remove(id).is_some(),
+            StoreKey::ControllerSecret => self.controller_secret.take().is_some(),
             StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId | StoreKey::Epoch => false,
         }
     }

@@ -15,6 +15,7 @@ use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
 use flotilla_gateway::Readiness;
 use flotilla_identity::authority::AuthorityRecord;
 use flotilla_identity::enrolment::{Enrolment, JoinTokenRecord};
+use flotilla_identity::keys::{ControllerSecret, KeyMap};
 use flotilla_proto::v1::ModelPhase;
 
 use super::{
@@ -44,6 +45,10 @@ pub struct FleetView {
     pub routing: Arc<RoutingView>,
     /// The manifests of all model files that controllers deliver.
     pub manifests: Arc<ModelManifests>,
+    /// The API keys of people and programs, without their secrets.
+    pub keys: Arc<KeyMap>,
+    /// What the controllers of the fleet identify themselves to each other with, once it is known.
+    pub controller_secret: Option<ControllerSecret>,
     /// The id of the leading controller, while one leads.
     pub leader: Option<String>,
     /// The fleet's certificate authority. `None`: it has none.

@@ -4,6 +4,7 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::spec::ModelSource;
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_identity::enrolment::JoinTokenRecord;
+use flotilla_identity::keys::KeyId;
 use sha2::Digest;
 
 /// The prefix of all keys.
@@ -23,6 +24,9 @@ pub const ROUTER: &str = "/flotilla/v1/router";
 
 /// The key of the fleet's certificate authority, whose private key is encrypted.
 pub const AUTHORITY: &str = "/flotilla/v1/authority";
+/// The key of the secret that the controllers of the fleet identify themselves to each other with. The first
+/// controller sets it once. No API shows it, and no backup has it.
+pub const CONTROLLER_SECRET: &str = "/flotilla/v1/controller-secret";
 
 /// A parsed key: what the entry under it describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,10 @@ pub enum StoreKey {
     Enrolment(NodeName),
     /// A join token, by its id.
     JoinToken(String),
+    /// [`CONTROLLER_SECRET`].
+    ControllerSecret,
+    /// The record of an API key, without its secret.
+    ApiKey(KeyId),
     /// The spec of a model.
     Model(ModelName),
     /// The spec of a task.
@@ -72,6 +80,12 @@ pub enum StoreKey {
     /// The number of requests for a model in a controller's pending queue, by the controller's
     /// id. Leased.
     Waiting(ModelName, String),
+}
+
+/// The key of the record of an API key.
+#[must_use]
+pub fn api_key(id: &KeyId) -> String {
+    format!("{ROOT}keys/{id}")
 }
 
 /// The key of a task's spec.
@@ -218,12 +232,14 @@ pub fn parse(key: &str) -> Option<StoreKey> {
         LEADER => return Some(StoreKey::Leader),
         AUTHORITY => return Some(StoreKey::Authority),
         ROUTER => return Some(StoreKey::Router),
+        CONTROLLER_SECRET => return Some(StoreKey::ControllerSecret),
         _ => {}
     }
     let (kind, name) = key.strip_prefix(ROOT)?.split_once('/')?;
     let model = |name| ModelName::new(name).ok();
     let node = |name| NodeName::new(name).ok();
     match kind {
+        "keys" => name.parse().ok().map(StoreKey::ApiKey),
         "models" => model(name).map(StoreKey::Model),
         "tasks" => TaskName::new(name).ok().map(StoreKey::Task),
         "stable" => model(name).map(StoreKey::StableRevision),
@@ -270,6 +286,7 @@ mod tests {
         let n = NodeName::new("n").unwrap();
         let t = TaskName::new("t").unwrap();
         let a = ArtifactName::new("a").unwrap();
+        let id: KeyId = "0123456789ab".parse().unwrap();
         let on_node = Assignment {
             node: n.clone(),
             model: m.clone(),
@@ -303,6 +320,8 @@ mod tests {
             (LEADER.into(), StoreKey::Leader),
             (FLEET_ID.into(), StoreKey::FleetId),
             (EPOCH.into(), StoreKey::Epoch),
+            (CONTROLLER_SECRET.into(), StoreKey::ControllerSecret),
+            (api_key(&id), StoreKey::ApiKey(id)),
         ] {
             assert_eq!(parse(&key), Some(parsed), "{key}");
         }

@@ -4,6 +4,8 @@
 
 #[allow(dead_code, reason = "not every benchmark reads it")]
 pub(crate) mod languages;
+#[allow(dead_code, reason = "not every benchmark reads it")]
+pub(crate) mod sentence_vectors;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::{ModelName, TaskName};
+
 /// Why a request was not answered. Each variant is something that a caller can act on differently.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -17,6 +19,9 @@ pub enum RequestError {
     /// The request asks for a privacy zone that it may not enter.
     #[error("{0}")]
     ZoneForbidden(String),
+    /// The sender of the request may not use the model or the task.
+    #[error("{0}")]
+    OutsideScope(String),
     /// A field of the request is invalid.
     #[error("{message}")]
     Invalid {
@@ -87,6 +92,22 @@ impl RequestError {
         }
     }
 
+    /// The error for a sender that may not use a model, whether there is one of this name or not.
+    #[must_use]
+    pub fn model_outside_scope(name: &ModelName) -> Self {
+        Self::OutsideScope(format!(
+            "The API key may not use the model '{name}': `GET /v1/models` lists what it may use."
+        ))
+    }
+
+    /// The error for a sender that may not use a task, whether there is one of this name or not.
+    #[must_use]
+    pub fn task_outside_scope(name: &TaskName) -> Self {
+        Self::OutsideScope(format!(
+            "The API key may not use the task '{name}': `GET /v1/models` lists what it may use."
+        ))
+    }
+
     /// The error for a model without a replica that can answer now.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable {
@@ -103,6 +124,7 @@ impl RequestError {
             Self::TaskNotFound(_) => "task_not_found",
             Self::NoTask(_) => "no_task",
             Self::ZoneForbidden(_) => "zone_forbidden",
+            Self::OutsideScope(_) => "outside_scope",
             Self::Invalid { .. } => "invalid_request",
             Self::ContextLength(_) => "context_length",
             Self::TooLarge(_) => "too_large",

@@ -1,9 +1,11 @@
 //! Where a request may be sent, and what it requires of the answer.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::RequestError;
+use crate::access::AccessScope;
 use crate::admission::{FairnessKey, Priority};
 use crate::routing::AnswerLimits;
 use crate::{ModelName, TaskName, ZoneName};
@@ -26,6 +28,8 @@ pub struct Route {
     pub target: RouteTarget,
     /// The privacy zone whose nodes may answer. `None` for those that the task allows.
     pub zone: Option<ZoneName>,
+    /// What the sender's requests may use. The request's own fields only narrow it.
+    pub access: Arc<AccessScope>,
     /// The priority in queues. `None` for that of the task.
     pub priority: Option<Priority>,
     /// The fairness key (usually a hash of the API key); 0 for anonymous requests.
@@ -46,6 +50,7 @@ impl Route {
         Self {
             target,
             zone: None,
+            access: Arc::default(),
             priority: None,
             fairness_key: 0,
             deadline: None,

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AnswerLimits, Classification, ConfidenceMeasure, Evidence, NearestExample, ObjectiveScore,
-    ReplicaLoad, SelectionReason, TaskProbability, selection_reason,
+    AnswerLimits, Classification, ConfidenceMeasure, EncoderRecord, Evidence, NearestExample,
+    ObjectiveScore, ReplicaLoad, SelectionReason, TaskProbability, selection_reason,
 };
 use crate::admission::Priority;
 use crate::energy::{Currency, EnergySources};
@@ -180,6 +180,22 @@ pub struct ClassificationRecord {
     /// text in general.
     #[serde(default)]
     pub familiarity: f32,
+    /// How the router's encoder was used. `None` if the classifier was sure, or the router names no encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderRecord>,
+}
+
+/// The task that a classification comes to, by the encoder where it was used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClassifiedTask<'a> {
+    /// The most probable task.
+    pub task: &'a TaskName,
+    /// The probability that it is the right one, 0 to 1.
+    pub confidence: f32,
+    /// The confidence below which the default task is chosen instead.
+    pub threshold: f32,
+    /// Whether the confidence was too low, so that the default task is chosen.
+    pub abstained: bool,
 }
 
 impl ClassificationRecord {
@@ -197,6 +213,27 @@ impl ClassificationRecord {
             evidence: classification.explanation.evidence,
             nearest: classification.explanation.nearest,
             familiarity: classification.explanation.familiarity,
+            encoder: None,
+        }
+    }
+
+    /// The task that the request has, by the encoder where it was used.
+    #[must_use]
+    pub fn classified_task(&self) -> ClassifiedTask<'_> {
+        let by_encoder = self.encoder.as_ref();
+        match by_encoder.and_then(|encoder| encoder.classification.as_ref()) {
+            Some(found) => ClassifiedTask {
+                task: &found.best_task,
+                confidence: found.confidence,
+                threshold: found.threshold,
+                abstained: found.abstained,
+            },
+            None => ClassifiedTask {
+                task: &self.best_task,
+                confidence: self.confidence,
+                threshold: self.threshold,
+                abstained: self.abstained,
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ mod circuit_breaker;
 mod classify;
 mod conversation_prefix;
 mod decision;
+mod encoder_record;
 mod explain_choice;
 mod objective;
 mod request_limits;
@@ -24,15 +25,18 @@ pub use cascade::{AnswerConfidence, CascadeSpec, ConfidenceMeasure, ConfidenceTh
 pub use choose::{ReplicaCandidate, ReplicaChoice, choose_replica};
 pub use circuit_breaker::CircuitBreaker;
 pub use classify::{
-    Classification, Classifier, Confusion, Doubt, DoubtfulExample, Evidence, EvidenceKind,
-    ExampleText, NearestExample, ScoreExplanation, SeparatedTask, TaskExamples, TaskProbability,
-    TaskSeparation, TrainingSet,
+    Classification, Classifier, Confusion, Doubt, DoubtfulExample, EncoderClassification,
+    EncoderClassifier, EncoderError, EncoderExample, EncoderReport, Evidence, EvidenceKind,
+    ExampleText, MAX_ENCODED_CHARS, NearestExample, ScoreExplanation, SeparatedTask, TaskExamples,
+    TaskProbability, TaskSeparation, TrainingSet, encoded_text,
 };
 pub use conversation_prefix::{ConversationPrefix, conversation_prefixes};
 pub use decision::{
-    AffinityRecord, CandidateRecord, ClassificationRecord, HedgeRecord, OutcomeStatus,
-    RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome, TierRecord,
+    AffinityRecord, CandidateRecord, ClassificationRecord, ClassifiedTask, HedgeRecord,
+    OutcomeStatus, RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome,
+    TierRecord,
 };
+pub use encoder_record::{EncoderOutcome, EncoderRecord, EncoderTask};
 pub use objective::{
     AnswerLimits, ExpectedAnswer, ObjectiveScore, ObjectiveWeights, best_score, score_candidates,
 };

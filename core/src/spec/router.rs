@@ -7,7 +7,7 @@ use serde_json::json;
 use super::task::check_examples;
 use super::{API_VERSION, Metadata, ValidationErrors};
 use crate::energy::GridSpec;
-use crate::{RouterName, TaskName};
+use crate::{ModelName, RouterName, TaskName};
 
 /// The resource that configures routing for the whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +47,10 @@ pub struct RouterSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(regex(pattern = r"\S"), length(max = 10_000)))]
     pub examples: Vec<String>,
+    /// Model that makes vectors of sentences (pipeline `embedding`), for requests that the classifier
+    /// is unsure of. Such a request waits up to 50 ms for it. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<ModelName>,
 }
 
 fn is_default(grid: &GridSpec) -> bool {
@@ -174,8 +178,11 @@ mod tests {
 
     #[test]
     fn router_round_trips_through_yaml() {
-        let spec =
-            router("{defaultTask: chat, abstain: {minConfidence: 0.4}, examples: [hm]}").unwrap();
+        let spec = router(
+            "{defaultTask: chat, abstain: {minConfidence: 0.4}, examples: [hm], encoder: minilm}",
+        )
+        .unwrap();
+        assert_eq!(spec.encoder, Some(ModelName::new("minilm").unwrap()));
         assert_eq!(spec.abstain, AbstainRule::MinConfidence(0.4));
         let yaml = serde_yaml_ng::to_string(&Router::new(spec.clone())).unwrap();
         assert_eq!(

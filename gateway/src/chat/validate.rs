@@ -4,11 +4,11 @@ use flotilla_core::generate::{
     GenerateInput, GenerateRequest, JsonSchemaFormat, OutputConstraint, RequestError, Route,
     UpstreamFields, parse_template_args,
 };
-use http::HeaderMap;
 
 use super::fields::{ChatBody, ResponseFormat};
 use super::messages::validate_messages;
 use super::tools::validate_tools;
+use crate::Caller;
 use crate::extra_fields::ExtraFields;
 use crate::range::check_range;
 use crate::routing_fields::{parse_route, session_hash};
@@ -28,9 +28,9 @@ impl ChatBody {
         self,
         sampling: SamplingFields,
         extra: ExtraFields,
-        headers: &HeaderMap,
+        caller: &Caller,
     ) -> Result<(GenerateRequest<Route>, bool), RequestError> {
-        let mut route = parse_route(&self.model, self.flotilla, headers)?;
+        let mut route = parse_route(&self.model, self.flotilla, caller)?;
         if let Some(key) = &self.prompt_cache_key {
             route.session.get_or_insert_with(|| session_hash(key));
         }
@@ -169,12 +169,14 @@ fn validate_response_format(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::tests::caller;
+    use http::HeaderMap;
 
     fn validate(json: &str) -> Result<GenerateRequest<Route>, RequestError> {
         let body: ChatBody = serde_json::from_str(json).unwrap();
         let sampling = serde_json::from_str(json).unwrap();
         let extra = serde_json::from_str(json).unwrap();
-        let (request, _) = body.validate(sampling, extra, &HeaderMap::new())?;
+        let (request, _) = body.validate(sampling, extra, &caller(HeaderMap::new()))?;
         Ok(request)
     }
 

@@ -3,10 +3,10 @@
 use flotilla_core::generate::{
     GenerateInput, GenerateRequest, RequestError, Route, UpstreamFields,
 };
-use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::Caller;
 use crate::extra_fields::ExtraFields;
 use crate::prompt_inputs::{PromptInput, PromptInputs};
 use crate::range::check_range;
@@ -99,9 +99,9 @@ impl CompletionBody {
         self,
         sampling: SamplingFields,
         extra: ExtraFields,
-        headers: &HeaderMap,
+        caller: &Caller,
     ) -> Result<CompletionRequest, RequestError> {
-        let route = parse_route(&self.model, self.flotilla, headers)?;
+        let route = parse_route(&self.model, self.flotilla, caller)?;
         let stream = self.stream.unwrap_or(false);
         let echo = self.echo.unwrap_or(false);
         let include_usage = StreamOptions::validate(self.stream_options, stream)?;
@@ -167,6 +167,8 @@ impl CompletionBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::tests::caller;
+    use http::HeaderMap;
 
     fn validate(fields: &str) -> Result<CompletionRequest, RequestError> {
         let json = format!(r#"{{"model": "m", {fields}}}"#);
@@ -174,7 +176,7 @@ mod tests {
         body.validate(
             serde_json::from_str(&json).unwrap(),
             ExtraFields::default(),
-            &HeaderMap::new(),
+            &caller(HeaderMap::new()),
         )
     }
 

@@ -234,6 +234,7 @@ fn add_usage(total: &mut Usage, usage: &Usage) {
 mod tests {
     use super::*;
     use crate::backend::{ModelCard, Readiness};
+    use flotilla_core::access::AccessScope;
     use flotilla_core::generate::{
         ChoiceDelta, EmbedRequest, Embeddings, GenerateInput, RouteTarget,
     };
@@ -318,11 +319,11 @@ mod tests {
             Err(RequestError::invalid("model", "no embeddings").into())
         }
 
-        fn models(&self) -> Vec<ModelCard> {
+        fn models(&self, _access: &AccessScope) -> Vec<ModelCard> {
             Vec::new()
         }
 
-        fn model(&self, _: &RouteTarget) -> Option<ModelCard> {
+        fn model(&self, _: &RouteTarget, _access: &AccessScope) -> Option<ModelCard> {
             None
         }
 

@@ -149,10 +149,29 @@ pub(super) fn embeddings(mode: &str, body: &Value) -> Value {
         _ => inputs,
     };
     let mut data: Vec<Value> = (0..count).map(|index| embedding(mode, index)).collect();
+    if mode == TOPICS {
+        for (item, text) in data
+            .iter_mut()
+            .zip(body["input"].as_array().into_iter().flatten())
+        {
+            item["embedding"] = topics(text.as_str().unwrap_or_default());
+        }
+    }
     if mode == "embeddings-reversed" {
         data.reverse();
     }
     json!({"object": "list", "data": data, "model": "fake", "usage": {"prompt_tokens": 3, "total_tokens": 3}})
+}
+
+/// The mode that makes embeddings by the topic of a text.
+pub(super) const TOPICS: &str = "embeddings-topics";
+
+/// An embedding with a direction for each of two topics.
+fn topics(text: &str) -> Value {
+    let has = |words: &[&str]| f32::from(u8::from(words.iter().any(|word| text.contains(word))));
+    let bank = has(&["bank", "account", "card", "bill", "zork"]);
+    let travel = has(&["travel", "flight", "hotel", "visa", "plim"]);
+    json!([bank, travel, 0.1])
 }
 
 fn embedding(mode: &str, index: usize) -> Value {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::answers::{
-    PIECES, call, call_start, chunk, complete, completion, done, embeddings, end, error, event,
-    finish, refuse, stream, text, text_completion, texts, usage, whole_call,
+    PIECES, TOPICS, call, call_start, chunk, complete, completion, done, embeddings, end, error,
+    event, finish, refuse, stream, text, text_completion, texts, usage, whole_call,
 };
 use super::failures::{stream_failure, transport_failure, unbounded_answer};
 use super::server::{ReceivedRequest, Step, head, whole};
@@ -90,6 +90,7 @@ pub(super) const MODES: &[&str] = &[
     "embeddings-empty",
     "embeddings-uneven",
     "embeddings-nulls",
+    TOPICS,
 ];
 
 /// The steps of the answer to a request.
@@ -118,7 +119,11 @@ fn unknown_mode(request: &ReceivedRequest) -> Vec<Step> {
 }
 
 fn embeddings_answer(request: &ReceivedRequest) -> Vec<Step> {
-    whole(&embeddings(&request.mode, &request.body))
+    let mut steps = whole(&embeddings(&request.mode, &request.body));
+    if request.mode == TOPICS && request.body["input"].to_string().contains("slowly") {
+        steps.insert(0, Step::Pause(Duration::from_secs(2)));
+    }
+    steps
 }
 
 fn numbered_answer(mode: &str, number: u64, request: &ReceivedRequest) -> Vec<Step> {

@@ -1,10 +1,12 @@
 //! Clients that open connections and say nothing.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use flotilla_tests::{Api, DEADLINE, Process, address_in_line, flotilla_binary, simulated_model};
+use flotilla_tests::{
+    Api, Cluster, DEADLINE, Process, address_in_line, flotilla_binary, simulated_model,
+};
 use serde_json::json;
 
 /// Opens connections that send the beginning of something and no more.
@@ -71,4 +73,25 @@ async fn half_open_connections_keep_nobody_out() {
     drop(half_open);
     agent.stop();
     controller.stop();
+}
+
+#[tokio::test]
+async fn body_that_trickles_in_is_refused_and_others_are_served_meanwhile() {
+    let cluster = Cluster::builder().start().await;
+    let beginning = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\
+        Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"model\":";
+    let slow = open_half(cluster.http_address(), 20, beginning.as_bytes());
+    assert_eq!(cluster.api().get("healthz").await.0, 200);
+    for stream in slow {
+        let answer = tokio::task::spawn_blocking(move || {
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let mut answer = [0; 4_096];
+            let length = (&stream).read(&mut answer).unwrap();
+            String::from_utf8_lossy(&answer[..length]).into_owned()
+        });
+        let answer = answer.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains("request_timeout"), "{answer}");
+    }
+    cluster.stop().await;
 }

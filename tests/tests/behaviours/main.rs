@@ -4,6 +4,8 @@
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod access_keys;
+mod access_of_people;
 mod adapters;
 mod admission;
 mod backup_and_restore;
@@ -14,11 +16,13 @@ mod connection_limits;
 mod context_lengths;
 mod controllers_behind_one_address;
 mod controllers_on_etcd;
+mod encoder_routing;
 mod encryption;
 mod energy_accounting;
 mod enrolment;
 mod fixtures;
 mod flotilla_up;
+mod key_fixtures;
 mod large_requests;
 mod learning;
 mod load_sharing;

@@ -37,14 +37,16 @@ const OPTIONAL_SERIES: [(&str, &str); 3] = [
         "machines that tests run on have no batteries",
     ),
 ];
-/// Metrics that need not be reported on a test machine, for the same reasons.
-const OPTIONAL_METRICS: [&MetricDefinition; 6] = [
+/// Metrics that need not be reported on a test machine, for the same reasons, or because the fleet here has no encoder.
+const OPTIONAL_METRICS: [&MetricDefinition; 8] = [
     &names::HW_ENERGY,
     &names::HW_POWER,
     &names::BATTERY_CHARGE,
     &names::ON_BATTERY,
     &names::DEVICE_MEMORY_USED,
     &names::DEVICE_MEMORY_BUDGET,
+    &names::ENCODER_REQUESTS,
+    &names::ENCODER_DURATION,
 ];
 
 /// Returns a folder of `deploy/`.

@@ -18,7 +18,8 @@ const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f2001
 /// Begins an upload whose content does not come.
 async fn begin_upload(api: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(api).await.unwrap();
-    let head = format!("PUT /api/v1/blobs/{ABC} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n");
+    let head =
+        format!("PUT /api/v1/blobs/{ABC} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
 }

@@ -101,21 +101,24 @@ impl Calibration {
 
     /// The confidence below which the classifier abstains.
     pub(super) fn threshold(self, rule: AbstainRule, held: &[HeldOutExample]) -> f32 {
-        match rule {
-            AbstainRule::MinConfidence(threshold) => threshold,
-            AbstainRule::FalseAbstentionRate(rate) => {
-                let in_scope = held.iter().filter(|one| one.in_scope);
-                let mut confidences: Vec<f32> = in_scope
-                    .map(|one| self.confidence(one.score, one.familiarity))
-                    .collect();
-                if confidences.len() < MIN_HELD_OUT && rate > 0.0 {
-                    return TYPICAL_THRESHOLD;
-                }
-                confidences.sort_by(f32::total_cmp);
-                let bound = upper_bound(rate.clamp(0.0, 1.0), confidences.len());
-                let below = (confidences.len() as f32 * bound) as usize;
-                confidences.get(below).copied().unwrap_or(0.0)
+        let in_scope = held.iter().filter(|one| one.in_scope);
+        let confidences = in_scope.map(|one| self.confidence(one.score, one.familiarity));
+        threshold(rule, confidences.collect())
+    }
+}
+
+/// The confidence below which a classifier abstains that has these confidences in held-out examples of tasks.
+pub(super) fn threshold(rule: AbstainRule, mut confidences: Vec<f32>) -> f32 {
+    match rule {
+        AbstainRule::MinConfidence(threshold) => threshold,
+        AbstainRule::FalseAbstentionRate(rate) => {
+            if confidences.len() < MIN_HELD_OUT && rate > 0.0 {
+                return TYPICAL_THRESHOLD;
             }
+            confidences.sort_by(f32::total_cmp);
+            let bound = upper_bound(rate.clamp(0.0, 1.0), confidences.len());
+            let below = (confidences.len() as f32 * bound) as usize;
+            confidences.get(below).copied().unwrap_or(0.0)
         }
     }
 }
@@ -135,7 +138,8 @@ fn upper_bound(rate: f32, examples: usize) -> f32 {
     bound.min(MAX_BOUND.max(rate))
 }
 
-fn mean_and_spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
+/// The mean and the standard deviation of values.
+pub(super) fn mean_and_spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
     let n = values.clone().count().max(1) as f32;
     let mean = values.clone().sum::<f32>() / n;
     let variance = values.map(|value| (value - mean).powi(2)).sum::<f32>() / n;
@@ -143,15 +147,15 @@ fn mean_and_spread(values: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
 }
 
 /// An example that the logistic function is fitted to.
-struct WeighedExample {
-    value: f64,
-    right: bool,
+pub(super) struct WeighedExample {
+    pub(super) value: f64,
+    pub(super) right: bool,
     /// As how many examples it counts.
-    weight: f64,
+    pub(super) weight: f64,
 }
 
 /// The slope and offset of the logistic function with the maximum posterior probability for examples.
-fn fit_logistic(examples: &[WeighedExample]) -> (f64, f64) {
+pub(super) fn fit_logistic(examples: &[WeighedExample]) -> (f64, f64) {
     let weight_of = |which: bool| -> f64 {
         let examples = examples.iter().filter(|one| one.right == which);
         examples.map(|one| one.weight).sum()
@@ -219,6 +223,7 @@ mod tests {
                 index: 0,
                 best: 0,
                 score,
+                scores: vec![score],
                 familiarity: 0.0,
                 correct: i < right,
                 in_scope: true,

@@ -118,17 +118,18 @@ pub(super) fn length(vector: &[f32]) -> f32 {
     product(vector, vector).sqrt()
 }
 
-/// The scalar product of two vectors, in several sums so that the processor computes them at once.
+/// The scalar product of two vectors of equal length, in several sums so that the processor computes them at once.
 pub(super) fn product(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 32;
     let mut sums = [0.0_f32; LANES];
-    let ((a, _), (b, _)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for lane in 0..LANES {
             sums[lane] += a[lane] * b[lane];
         }
     }
-    sums.iter().sum()
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a * b);
+    sums.iter().sum::<f32>() + rest.sum::<f32>()
 }
 
 #[cfg(test)]

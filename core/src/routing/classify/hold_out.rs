@@ -7,7 +7,7 @@ use super::vocabulary::CountBuffer;
 use super::word_vectors::WORD_VECTORS;
 
 /// An example that was held out of training, and how it was classified.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct HeldOutExample {
     /// The index of the example.
     pub(super) index: usize,
@@ -15,6 +15,8 @@ pub(super) struct HeldOutExample {
     pub(super) best: usize,
     /// Its score.
     pub(super) score: f32,
+    /// The scores of all tasks.
+    pub(super) scores: Vec<f32>,
     /// How familiar the example is.
     pub(super) familiarity: f32,
     /// Whether the best task is the right one.
@@ -50,6 +52,28 @@ const MEANING_FACTORS: [f32; 3] = [1.0, 0.7, 0.3];
 /// The temperatures of which the best one counts, so that factors are compared by which task has the highest score rather
 /// than by the size of scores.
 const TEMPERATURES: [f32; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
+
+/// For each temperature, the sum of the losses of examples: the negative logarithm of the softmax of their scores at the
+/// right task.
+#[derive(Debug, Default)]
+pub(super) struct Losses([f64; TEMPERATURES.len()]);
+
+impl Losses {
+    /// Adds the losses of an example of `task` with these scores of the tasks.
+    pub(super) fn add(&mut self, scores: &[f32], task: usize) {
+        let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for (loss, temperature) in self.0.iter_mut().zip(TEMPERATURES) {
+            let exponent = |score: f32| f64::from((score - highest) / temperature);
+            let sum: f64 = scores.iter().map(|score| exponent(*score).exp()).sum();
+            *loss += sum.ln() - exponent(scores[task]);
+        }
+    }
+
+    /// The losses at the best temperature.
+    pub(super) fn least(self) -> f64 {
+        self.0.into_iter().fold(f64::INFINITY, f64::min)
+    }
+}
 
 /// How examples are held out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,11 +125,11 @@ pub(super) fn cross_validate(tasks: usize, examples: &[Example<'_>]) -> CrossVal
         .filter(|round| !round.out.is_empty())
         .collect();
     let losses = MEANING_FACTORS.map(|factor| {
-        let mut losses = [0.0; TEMPERATURES.len()];
+        let mut losses = Losses::default();
         for round in &rounds {
             round.add_losses(tasks, factor, plan.share, &mut losses);
         }
-        losses.into_iter().fold(f64::INFINITY, f64::min)
+        losses.least()
     });
     let factors = MEANING_FACTORS.into_iter().zip(losses);
     let meaning_factor = factors
@@ -156,24 +180,12 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Adds, for each temperature, the loss of the held-out examples of tasks: the negative logarithm of the softmax of
-    /// their scores.
-    fn add_losses(
-        &self,
-        tasks: usize,
-        meaning_factor: f32,
-        share: f32,
-        losses: &mut [f64; TEMPERATURES.len()],
-    ) {
+    /// Adds the losses of the held-out examples of tasks.
+    fn add_losses(&self, tasks: usize, meaning_factor: f32, share: f32, losses: &mut Losses) {
         let weights = self.kept.learn(tasks, meaning_factor, share);
         for (_, task, features) in &self.out {
-            let Some(task) = *task else { continue };
-            let scores = weights.scores(features);
-            let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            for (loss, temperature) in losses.iter_mut().zip(TEMPERATURES) {
-                let exponent = |score: f32| f64::from((score - highest) / temperature);
-                let sum: f64 = scores.iter().map(|score| exponent(*score).exp()).sum();
-                *loss += sum.ln() - exponent(scores[task]);
+            if let Some(task) = *task {
+                losses.add(&weights.scores(features), task);
             }
         }
     }
@@ -181,11 +193,13 @@ impl<'a> Round<'a> {
     /// Classifies the held-out examples by a model of the others.
     fn classify(&self, model: &LinearModel) -> impl Iterator<Item = HeldOutExample> {
         self.out.iter().map(|(index, task, features)| {
-            let prediction = model.predict(features);
+            let scores = model.weights.scores(features);
+            let prediction = model.rank(&scores, features);
             HeldOutExample {
                 index: *index,
                 best: prediction.first.task,
                 score: prediction.first.score,
+                scores,
                 familiarity: prediction.familiarity,
                 correct: *task == Some(prediction.first.task),
                 in_scope: task.is_some(),

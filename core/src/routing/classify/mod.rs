@@ -8,6 +8,7 @@
 
 mod calibrate;
 mod conversation;
+mod encoder;
 mod example_words;
 mod explanation;
 mod features;
@@ -16,6 +17,7 @@ mod model;
 mod nearest;
 mod ngrams;
 mod separation;
+mod sureness;
 mod train;
 mod vocabulary;
 mod word_vectors;
@@ -24,13 +26,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskName;
 use crate::spec::{AbstainRule, Task};
+pub use encoder::{
+    EncoderClassification, EncoderClassifier, EncoderError, EncoderExample, EncoderReport,
+    MAX_ENCODED_CHARS, encoded_text,
+};
 pub use explanation::{Evidence, EvidenceKind, ExampleText, NearestExample, ScoreExplanation};
 pub use separation::{Confusion, Doubt, DoubtfulExample, SeparatedTask, TaskSeparation};
 
 use calibrate::Calibration;
 use example_words::ExampleWords;
 use features::Features;
+use hold_out::HeldOutExample;
 use model::{Example, FeaturedExamples, LinearModel, Prediction, ScoredTask};
+use sureness::Sureness;
 use vocabulary::{CountBuffer, Vocabulary};
 
 /// What a classifier is trained with.
@@ -62,7 +70,10 @@ pub struct Classifier {
     words: ExampleWords,
     calibration: Calibration,
     threshold: f32,
+    sureness: Sureness,
     separation: TaskSeparation,
+    /// The examples that were held out of training, for a classifier that learns to correct this one.
+    held_out: Vec<HeldOutExample>,
 }
 
 /// A task and the probability that it is the right one.
@@ -83,6 +94,11 @@ pub struct Classification {
     pub runner_up: Option<TaskProbability>,
     /// Whether the confidence is below the threshold.
     pub abstained: bool,
+    /// Whether an encoder should classify the request as well: because the classifier abstained, or because the best two
+    /// tasks are so close that a third of such requests of the tasks are classified wrongly.
+    pub is_unsure: bool,
+    /// The scores of all tasks, in the order of the tasks that the classifier was trained with.
+    pub scores: Vec<f32>,
     /// How the score of the best task came about.
     pub explanation: ScoreExplanation,
 }
@@ -164,7 +180,9 @@ impl Classifier {
             tasks,
             calibration,
             threshold,
+            sureness: Sureness::fit(held_out),
             separation,
+            held_out: validation.held_out,
         })
     }
 
@@ -179,11 +197,44 @@ impl Classifier {
         let mut read = self.read(turns);
         let known = read.prediction.take();
         let prediction = known.unwrap_or_else(|| self.model.rank(&read.scores, &read.features));
+        self.classification(read, prediction, evidence)
+    }
+
+    /// Classifies a conversation as [`Classifier::classify`] does, among those tasks for which `is_allowed` holds. A
+    /// request that belongs to another task fits none of them well. `None`: no task is allowed.
+    #[must_use]
+    pub fn classify_among<'a>(
+        &self,
+        turns: impl Iterator<Item = &'a str>,
+        evidence: usize,
+        is_allowed: impl Fn(&TaskName) -> bool,
+    ) -> Option<Classification> {
+        let allowed: Vec<bool> = self.tasks.iter().map(is_allowed).collect();
+        if !allowed.contains(&true) {
+            return None;
+        }
+        let mut read = self.read(turns);
+        for (score, allowed) in read.scores.iter_mut().zip(allowed) {
+            if !allowed {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+        let prediction = self.model.rank(&read.scores, &read.features);
+        Some(self.classification(read, prediction, evidence))
+    }
+
+    fn classification(
+        &self,
+        mut read: ConversationFeatures,
+        prediction: Prediction,
+        evidence: usize,
+    ) -> Classification {
         let best = self.probability(&prediction.first, prediction.familiarity);
         let second = prediction.second.as_ref();
         let abstained = read.features.is_empty() || best.confidence < self.threshold;
         Classification {
             abstained,
+            is_unsure: abstained || self.sureness.is_unsure(&read.scores),
             runner_up: second.map(|second| self.probability(second, prediction.familiarity)),
             best,
             explanation: explanation::explain(
@@ -194,6 +245,7 @@ impl Classifier {
                 &prediction,
                 evidence,
             ),
+            scores: read.scores,
         }
     }
 
@@ -208,6 +260,12 @@ impl Classifier {
     #[must_use]
     pub fn threshold(&self) -> f32 {
         self.threshold
+    }
+
+    /// Whether an encoder would have classified a held-out example.
+    fn is_unsure_of(&self, held: &HeldOutExample) -> bool {
+        let confidence = self.calibration.confidence(held.score, held.familiarity);
+        confidence < self.threshold || self.sureness.is_unsure(&held.scores)
     }
 
     /// How well the tasks can be distinguished.

@@ -116,7 +116,8 @@ impl LinearModel {
         self.rank(&self.weights.scores(features), features)
     }
 
-    /// Finds the tasks with the highest of the `scores` of a text.
+    /// Finds the tasks with the highest of the `scores` of a text. One with the score -∞ is not chosen while there is
+    /// another one.
     pub(super) fn rank(&self, scores: &[f32], features: &Features) -> Prediction {
         let compared = ComparedMeaning::of(features);
         let scored = |(task, score)| ScoredTask {
@@ -125,7 +126,8 @@ impl LinearModel {
             nearest: self.kept.nearest(task, &compared),
         };
         let first = scored(highest(scores, None));
-        let second = (scores.len() > 1).then(|| scored(highest(scores, Some(first.task))));
+        let second = highest(scores, Some(first.task));
+        let second = (second.1 > f32::NEG_INFINITY).then(|| scored(second));
         Prediction {
             familiarity: compared
                 .familiarity(&first.nearest, &second.as_ref().unwrap_or(&first).nearest),
@@ -146,7 +148,7 @@ pub(super) fn requests_by_task(tasks: usize, examples: &[Example<'_>]) -> Vec<us
 }
 
 /// The index and value of the highest score, except for the index `but`.
-fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
+pub(super) fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
     let all = scores.iter().copied().enumerate();
     let others = all.filter(|(at, _)| Some(*at) != but);
     others

@@ -90,7 +90,7 @@ impl KeptExamples {
             kept.filter_map(|(text, features)| {
                 Some(KeptExample {
                     meaning: quantized(&features.meaning)?,
-                    text: text[..text.floor_char_boundary(MAX_TEXT_BYTES)].into(),
+                    text: example_text(text),
                 })
             })
             .collect()
@@ -118,6 +118,11 @@ impl KeptExamples {
         let kept: usize = self.tasks.iter().map(Vec::len).sum();
         kept * size_of::<KeptExample>()
     }
+}
+
+/// What an explanation shows of an example: its beginning.
+pub(super) fn example_text(text: &str) -> Arc<str> {
+    text[..text.floor_char_boundary(MAX_TEXT_BYTES)].into()
 }
 
 /// The vector with length 127. `None` for one of length 0.
