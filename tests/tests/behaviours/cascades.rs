@@ -144,7 +144,9 @@ async fn hopeless_answer_is_stopped_early_and_the_only_answer_is_accepted_as_fal
     assert_eq!(record["cascade_tiers"][0]["outcome"], "failed", "{record}");
     api.delete_model("loading").await;
     // A sleeping model is skipped, too, and woken for later requests.
-    let mut sleepy = simulated_model("sleepy", 1, &json!({"outputTokens": 2}));
+    // Its load takes longer than a busy machine takes for the request.
+    let options = json!({"outputTokens": 2, "loadMs": 2_000});
+    let mut sleepy = simulated_model("sleepy", 1, &options);
     sleepy["spec"]["replicas"] = json!({"min": 0, "max": 1});
     api.apply(&sleepy).await;
     let spec = json!({"models": ["sleepy", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
