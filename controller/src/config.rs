@@ -245,8 +245,10 @@ mod tests {
     #[test]
     fn api_that_other_machines_reach_requires_keys() {
         let requires = |http: &str, insecure: bool, require_keys: bool| {
-            let mut config = ControllerConfig::default();
-            config.http = http.parse().unwrap();
+            let mut config = ControllerConfig {
+                http: http.parse().unwrap(),
+                ..ControllerConfig::default()
+            };
             config.tls.insecure = insecure;
             config.http_api.require_keys = require_keys;
             config.requires_keys()
