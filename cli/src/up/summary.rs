@@ -116,10 +116,10 @@ fn join_text(view: &FleetView, link: Option<SocketAddr>) -> String {
             },
         ),
         (Some(link), _) if link.port() != 0 => format!(
-            "flotilla agent --join {link} --name NAME (on this machine; on others with --link 0.0.0.0:{})",
+            "flotilla agent --join {link} --name NAME (on this machine; on others with --link 0.0.0.0:{} --secret-file FILE)",
             link.port()
         ),
-        _ => "start with --link 0.0.0.0:7070 to let other machines join".into(),
+        _ => "start with --link 0.0.0.0:7070 --secret-file FILE to let other machines join (`flotilla secret create FILE`)".into(),
     }
 }
 
