@@ -17,7 +17,7 @@ use crate::tls::TlsSettings;
 const DEFAULT_NODE_GRACE: Duration = Duration::from_secs(15);
 
 /// The folder that models' paths may lead into by default.
-const DEFAULT_MODEL_ROOT: &str = "/var/lib/flotilla/models";
+pub const DEFAULT_MODEL_ROOT: &str = "/var/lib/flotilla/models";
 
 /// Configuration of a controller, read once at start.
 #[derive(Debug, Clone)]

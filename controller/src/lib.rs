@@ -40,7 +40,8 @@ mod traffic;
 mod waiting_levels;
 
 pub use config::{
-    ControllerConfig, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,
+    ControllerConfig, DEFAULT_MODEL_ROOT, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress,
+    StoreAddressError,
 };
 pub use flotilla_gateway::CorsOrigin;
 pub use pem_files::PemFileError;

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use flotilla_agent::UpstreamSecret;
+use flotilla_controller::DEFAULT_MODEL_ROOT;
 use flotilla_controller::artifacts::SourceHosts;
-
-/// The folder that models' paths may lead into by default.
-const DEFAULT_MODEL_ROOT: &str = "/var/lib/flotilla/models";
 
 /// The folders of an agent or a controller.
 #[derive(Debug, Clone, clap::Args)]

@@ -317,36 +317,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    #[tokio::test]
-    async fn broken_download_continues_where_it_broke_off() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/file", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            let answers = [
-                "200 OK\r\nETag: \"1\"\r\nContent-Length: 10\r\n\r\n01234",
-                "206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\n56789",
-            ];
-            let mut requests = Vec::new();
-            for answer in answers {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 4_096];
-                let length = stream.read(&mut request).await.unwrap();
-                requests.push(String::from_utf8_lossy(&request[..length]).to_lowercase());
-                let answer = format!("HTTP/1.1 {answer}");
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-            requests
-        });
-        let client = SourceClient::new(SourceHosts::new(["127.0.0.1"]), None).unwrap();
-        let (size, chunks) = client.download(&url, Some("token")).await.unwrap();
-        assert_eq!(size, Some(10));
-        let chunks: Vec<Bytes> = chunks.try_collect().await.unwrap();
-        assert_eq!(chunks.concat(), b"0123456789");
-        let requests = server.await.unwrap();
-        assert!(requests[1].contains("range: bytes=5-"), "{requests:?}");
-        assert!(requests[1].contains("if-range: \"1\""), "{requests:?}");
-    }
-
     /// Answers each connection in turn, and returns the requests.
     async fn answer(listener: TcpListener, answers: Vec<String>) -> Vec<String> {
         let mut requests = Vec::new();
@@ -355,10 +325,29 @@ mod tests {
             let mut request = vec![0; 4_096];
             let length = stream.read(&mut request).await.unwrap();
             requests.push(String::from_utf8_lossy(&request[..length]).to_lowercase());
-            let answer = format!("HTTP/1.1 {answer}Connection: close\r\n\r\n");
+            let answer = format!("HTTP/1.1 {answer}");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
         requests
+    }
+
+    #[tokio::test]
+    async fn broken_download_continues_where_it_broke_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        let answers = [
+            "200 OK\r\nETag: \"1\"\r\nContent-Length: 10\r\n\r\n01234",
+            "206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\n56789",
+        ];
+        let server = tokio::spawn(answer(listener, answers.map(str::to_owned).to_vec()));
+        let client = SourceClient::new(SourceHosts::new(["127.0.0.1"]), None).unwrap();
+        let (size, chunks) = client.download(&url, Some("token")).await.unwrap();
+        assert_eq!(size, Some(10));
+        let chunks: Vec<Bytes> = chunks.try_collect().await.unwrap();
+        assert_eq!(chunks.concat(), b"0123456789");
+        let requests = server.await.unwrap();
+        assert!(requests[1].contains("range: bytes=5-"), "{requests:?}");
+        assert!(requests[1].contains("if-range: \"1\""), "{requests:?}");
     }
 
     #[tokio::test]
@@ -384,10 +373,12 @@ mod tests {
         let refused = fetch(&["*"], "file:///etc/passwd").await.unwrap_err();
         assert!(refused.contains("not supported"), "{refused}");
 
-        let redirect = |to: &str| format!("302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n");
+        let redirect = |to: &str| {
+            format!("302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        };
         let inside = redirect("http://169.254.169.254/latest/meta-data");
         let relative = redirect("/other");
-        let ok = "200 OK\r\nContent-Length: 0\r\n".to_owned();
+        let ok = "200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
         let other = redirect(&format!("http://localhost:{}/other", address.port()));
         let answers = vec![inside, relative, ok.clone(), other, ok];
         let server = tokio::spawn(answer(listener, answers));
